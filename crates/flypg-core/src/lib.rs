@@ -1,0 +1,11 @@
+//! The pure half of flypg: what is wanted, what was seen, what to do about it. No clock, no environment, no IO.
+
+pub mod decree;
+pub mod digest;
+pub mod keys;
+pub mod names;
+pub mod protocol;
+pub mod settings;
+
+/// An instant, in UTC. Only ever an argument here: core knows no clock.
+pub type Timestamp = jiff::Timestamp;
