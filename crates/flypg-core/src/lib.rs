@@ -6,6 +6,7 @@ pub mod keys;
 pub mod names;
 pub mod protocol;
 pub mod settings;
+pub mod spec;
 
 /// An instant, in UTC. Only ever an argument here: core knows no clock.
 pub type Timestamp = jiff::Timestamp;

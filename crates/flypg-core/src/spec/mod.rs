@@ -1,0 +1,5 @@
+//! `cluster.yaml`: parsed into checked types.
+
+mod types;
+
+pub use types::*;
