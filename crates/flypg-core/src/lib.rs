@@ -2,11 +2,16 @@
 
 pub mod decree;
 pub mod digest;
+pub mod failover;
 pub mod keys;
 pub mod names;
+pub mod observed;
+pub mod plan;
 pub mod protocol;
+pub mod render;
 pub mod settings;
 pub mod spec;
+pub mod status;
 
 /// An instant, in UTC. Only ever an argument here: core knows no clock.
 pub type Timestamp = jiff::Timestamp;

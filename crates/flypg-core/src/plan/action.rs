@@ -1,0 +1,447 @@
+//! The nouns of a plan. An [`Action`] is complete: nothing is left to choose when it is carried out, so doing it
+//! twice, or from two places, does no harm.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::decree::Decree;
+use crate::failover::Verdict;
+use crate::names::{ClusterName, NodeName, Region};
+use crate::protocol::Assignment;
+use crate::spec::{Guest, ReconcileMode, SnapshotPolicy};
+
+/// What to do next about one cluster, and what is waited for.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[must_use = "an unread plan is not actionable"]
+pub struct Plan {
+    pub cluster: ClusterName,
+    pub verdict: Verdict,
+    /// In order. Steps of one [`Stage`] do not depend on each other; a stage begins when the one before it is done.
+    pub steps: Vec<Step>,
+    /// What else there is to do, and why not now.
+    pub holds: Vec<Hold>,
+}
+
+impl Plan {
+    /// Nothing to do and nothing to wait for.
+    pub fn is_quiet(&self) -> bool {
+        self.steps.is_empty() && self.holds.is_empty()
+    }
+
+    /// The cluster is as the file says, and nothing holds that could change by itself.
+    pub fn converged(&self) -> bool {
+        self.is_quiet()
+    }
+}
+
+/// Which steps may run side by side, and in what order the groups go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Who leads.
+    Lead,
+    /// What everything else stands in: the app.
+    Found,
+    /// What Machines need before they are made: secrets, volumes, addresses.
+    Furnish,
+    /// Machines.
+    Launch,
+    /// What nodes are told to be.
+    Assign,
+    /// Changes that do not disturb.
+    Adjust,
+    /// One disruptive act.
+    Disturb,
+    /// What is not wanted any more.
+    Remove,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    pub action: Action,
+    pub why: Why,
+    pub risk: Risk,
+    /// An estimate, in milliseconds, where clients cannot write for a while.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub pauses_writes_ms: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Risk {
+    None,
+    Restart,
+    Failover,
+    DataLoss,
+}
+
+/// One call, or a short fixed sequence of calls, to the Machines API, an agent or the record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "do")]
+pub enum Action {
+    CreateApp {
+        app: ClusterName,
+        organization: String,
+    },
+    /// Set the app secret that carries the cluster's key.
+    SetClusterKey {
+        app: ClusterName,
+    },
+    AllocateFlycast {
+        app: ClusterName,
+    },
+    ReleaseFlycast {
+        app: ClusterName,
+        ip: String,
+    },
+    CreateVolume {
+        app: ClusterName,
+        node: NodeName,
+        /// The volume's name.
+        name: String,
+        region: Region,
+        size_gb: u32,
+        snapshots: SnapshotPolicy,
+        /// What will run on it, so that Fly picks a host with room.
+        guest: Guest,
+    },
+    SetSnapshotPolicy {
+        app: ClusterName,
+        node: NodeName,
+        volume: String,
+        snapshots: SnapshotPolicy,
+    },
+    CreateMachine {
+        app: ClusterName,
+        machine: Box<MachineSpec>,
+    },
+    StartMachine {
+        app: ClusterName,
+        node: NodeName,
+        machine: String,
+    },
+    SetMetadata {
+        app: ClusterName,
+        node: NodeName,
+        machine: String,
+        metadata: BTreeMap<String, String>,
+    },
+    /// Compare-and-set on the record: `decree` takes the place of exactly `instead_of`.
+    Decide {
+        cluster: ClusterName,
+        instead_of: Option<Decree>,
+        decree: Decree,
+    },
+    Assign {
+        machine: String,
+        address: IpAddr,
+        assignment: Box<Assignment>,
+    },
+    /// Restart Postgres so that these parameters take effect; nothing happens if none is pending any more.
+    RestartPostgres {
+        cluster: ClusterName,
+        node: NodeName,
+        machine: String,
+        address: IpAddr,
+        parameters: Vec<String>,
+    },
+    /// Stop the Machine, with the time Postgres needs for a clean shutdown.
+    StopMachine {
+        app: ClusterName,
+        node: NodeName,
+        machine: String,
+    },
+    /// Destroy a stopped Machine. Its volume stays.
+    DestroyMachine {
+        app: ClusterName,
+        node: NodeName,
+        machine: String,
+    },
+    DeleteVolume {
+        app: ClusterName,
+        node: NodeName,
+        volume: String,
+    },
+    /// Only ever an app with nothing left in it.
+    DeleteApp {
+        app: ClusterName,
+    },
+    /// Take the record of a deleted cluster away.
+    Forget {
+        cluster: ClusterName,
+        decree: Decree,
+    },
+}
+
+/// A Machine to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MachineSpec {
+    /// Also the Machine's name.
+    pub node: NodeName,
+    pub region: Region,
+    pub image: String,
+    pub guest: Guest,
+    pub env: BTreeMap<String, String>,
+    pub metadata: BTreeMap<String, String>,
+    /// Id of the volume to mount at `/data`.
+    pub volume: String,
+}
+
+impl Action {
+    pub fn stage(&self) -> Stage {
+        match self {
+            Action::Decide { .. } => Stage::Lead,
+            Action::CreateApp { .. } => Stage::Found,
+            Action::SetClusterKey { .. } | Action::AllocateFlycast { .. } | Action::CreateVolume { .. } => {
+                Stage::Furnish
+            }
+            Action::CreateMachine { .. } | Action::StartMachine { .. } => Stage::Launch,
+            Action::Assign { .. } => Stage::Assign,
+            Action::SetSnapshotPolicy { .. } | Action::SetMetadata { .. } | Action::ReleaseFlycast { .. } => {
+                Stage::Adjust
+            }
+            Action::RestartPostgres { .. } => Stage::Disturb,
+            Action::StopMachine { .. }
+            | Action::DestroyMachine { .. }
+            | Action::DeleteVolume { .. }
+            | Action::DeleteApp { .. }
+            | Action::Forget { .. } => Stage::Remove,
+        }
+    }
+
+    /// The node it is about, if it is about one.
+    pub fn node(&self) -> Option<&NodeName> {
+        match self {
+            Action::CreateVolume { node, .. }
+            | Action::SetSnapshotPolicy { node, .. }
+            | Action::StartMachine { node, .. }
+            | Action::SetMetadata { node, .. }
+            | Action::RestartPostgres { node, .. }
+            | Action::StopMachine { node, .. }
+            | Action::DestroyMachine { node, .. }
+            | Action::DeleteVolume { node, .. } => Some(node),
+            Action::CreateMachine { machine, .. } => Some(&machine.node),
+            Action::Assign { assignment, .. } => Some(&assignment.node),
+            Action::Decide { decree, .. } => Some(&decree.primary),
+            Action::CreateApp { .. }
+            | Action::SetClusterKey { .. }
+            | Action::AllocateFlycast { .. }
+            | Action::ReleaseFlycast { .. }
+            | Action::DeleteApp { .. }
+            | Action::Forget { .. } => None,
+        }
+    }
+
+    /// Takes something away that cannot be had back.
+    pub fn destroys(&self) -> bool {
+        matches!(
+            self,
+            Action::DestroyMachine { .. }
+                | Action::DeleteVolume { .. }
+                | Action::DeleteApp { .. }
+                | Action::ReleaseFlycast { .. }
+                | Action::Forget { .. }
+        )
+    }
+
+    /// Makes something that was not there.
+    pub fn creates(&self) -> bool {
+        matches!(
+            self,
+            Action::CreateApp { .. }
+                | Action::AllocateFlycast { .. }
+                | Action::CreateVolume { .. }
+                | Action::CreateMachine { .. }
+        )
+    }
+}
+
+/// Why a step is in the plan.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub enum Why {
+    /// There is none yet, and the file wants one.
+    Missing,
+    /// The file wants `wanted` nodes in this region; there are `have`.
+    Grow { have: u32, wanted: u32 },
+    /// The file wants `wanted` nodes in this region; there are `have`.
+    Shrink { have: u32, wanted: u32 },
+    /// The region left the file.
+    RegionLeft,
+    /// Nobody leads the cluster and there is no data anywhere.
+    FirstNode,
+    /// The first node has made the cluster's data.
+    Bootstrapped,
+    /// The record was lost; the nodes say who leads.
+    RecordLost,
+    /// Its Machine should run and does not.
+    NotRunning,
+    /// The node was told something else, or nothing yet.
+    ToldOtherwise,
+    /// The role or epoch in the metadata is not the one on record.
+    RoleChanged,
+    /// The file says so.
+    FileChanged,
+    /// Already on disk; Postgres takes it up only when it starts.
+    PendingRestart,
+    /// The node it belonged to is not wanted any more, and `deletion: delete` lets its data go.
+    NodeRemoved,
+    /// The cluster left the files.
+    ClusterLeft,
+    /// Flycast was switched off.
+    AccessRemoved,
+}
+
+/// Something there is to do, but not now.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hold {
+    pub what: Work,
+    pub until: Until,
+}
+
+/// What is held.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub enum Work {
+    Everything,
+    Bootstrap,
+    Grow {
+        region: Region,
+    },
+    Shrink {
+        region: Region,
+    },
+    /// Bringing this node into the cluster.
+    Join {
+        node: NodeName,
+    },
+    Remove {
+        node: NodeName,
+    },
+    Restart {
+        node: NodeName,
+    },
+    Change {
+        node: NodeName,
+        field: Field,
+    },
+    DeleteCluster,
+    DeleteVolume {
+        node: NodeName,
+        volume: String,
+    },
+}
+
+/// A field of `cluster.yaml`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Field {
+    Image,
+    Machine,
+    StorageSize,
+    PrimaryRegion,
+    PostgresVersion,
+    Parameters,
+}
+
+/// What would let it go on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub enum Until {
+    // Waits: they end by themselves.
+    /// The platform could not be read.
+    Readable { what: Subject, error: String },
+    /// A call that may have changed it is not yet confirmed by a read.
+    Confirmed { what: Subject },
+    /// The Machine is in a state that it leaves by itself.
+    MachineSettled { node: NodeName },
+    /// Its agent has not answered yet.
+    AgentAnswers { node: NodeName, error: Option<String> },
+    /// It is made, cloned, started: percent done, where known.
+    Ready { node: NodeName, progress: Progress },
+    /// The first node has made the cluster's data.
+    Bootstrapped { node: NodeName },
+    /// The node streams from the primary.
+    Streams { node: NodeName },
+    /// The primary answers.
+    PrimaryAnswers { node: NodeName },
+    /// Something goes first.
+    After { work: Box<Work> },
+
+    // Protections: a person decides.
+    /// `deletion: protect` (or `retain-volumes`) keeps it.
+    DeletionAllowed { deletion: crate::spec::Deletion },
+    /// `reconcile:` says so.
+    Resumed { mode: ReconcileMode },
+    /// The app exists, and what is in it is not ours.
+    AppIsOurs { app: ClusterName },
+    /// The token may not see it, or it belongs to another organisation.
+    Permitted { what: Subject, error: String },
+    /// The app belongs to another organisation than the file says.
+    Organization { app: ClusterName, actual: String, wanted: String },
+    /// A Machine of this name exists that does not carry our metadata.
+    NameFree { node: NodeName, machine: String },
+    /// Fly's host is gone or does not answer.
+    HostReturns { node: NodeName },
+    /// The record is lost and these nodes do not say what they hold.
+    Accounted { nodes: Vec<NodeName> },
+    /// More than one node says that it leads, or their data differ.
+    OneLineage { nodes: Vec<NodeName> },
+    /// A node holds data that is not this cluster's, or refuses to run.
+    NodeInOrder { node: NodeName, why: String },
+    /// The node on record as primary is not there.
+    PrimaryExists { node: NodeName },
+    /// This version of flypg cannot change that on a running cluster.
+    Supported { from: String, to: String },
+    /// Postgres refused these parameters.
+    ParametersAccepted { rejected: BTreeMap<String, String> },
+}
+
+impl Until {
+    /// True if it can end without anybody doing anything about it.
+    pub fn is_wait(&self) -> bool {
+        matches!(
+            self,
+            Until::Readable { .. }
+                | Until::Confirmed { .. }
+                | Until::MachineSettled { .. }
+                | Until::AgentAnswers { .. }
+                | Until::Ready { .. }
+                | Until::Bootstrapped { .. }
+                | Until::Streams { .. }
+                | Until::PrimaryAnswers { .. }
+                | Until::After { .. }
+        )
+    }
+}
+
+/// What is read from the platform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Subject {
+    Record,
+    App,
+    Secrets,
+    Addresses,
+    Machines,
+    Volumes,
+}
+
+/// How far a node has come.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub enum Progress {
+    Initialising,
+    Cloning {
+        done: u64,
+        total: Option<u64>,
+    },
+    Starting,
+    CatchingUp,
+    /// Postgres does not stay up; the agent tries again.
+    Failing {
+        why: String,
+    },
+}
