@@ -186,7 +186,9 @@ mod tests {
         assert_eq!(node.volume(), "pg_ord_12");
         assert_eq!(NodeName::of_volume("pg_ord_12"), Some(node.clone()));
         assert_eq!(NodeName::of_slot(&node.slot()), Some(node));
-        for bad in ["ord", "ord-", "ord-0", "ord-01", "ord-1x", "ORD-1", "ord-1-2", "ord--1", "ord-+1", "ord-4294967296"] {
+        for bad in
+            ["ord", "ord-", "ord-0", "ord-01", "ord-1x", "ORD-1", "ord-1-2", "ord--1", "ord-+1", "ord-4294967296"]
+        {
             assert!(bad.parse::<NodeName>().is_err(), "{bad}");
         }
         for foreign in ["data", "pg_ord", "pg_ord_0", "pg_ord_1_2", "pg_data"] {

@@ -127,15 +127,22 @@ pub enum Phase {
     Idle,
     Initialising,
     /// `pg_basebackup` runs. `total` is what the source estimated, in bytes; absent until it has.
-    Cloning { done: u64, total: Option<u64> },
+    Cloning {
+        done: u64,
+        total: Option<u64>,
+    },
     /// Postgres is starting, or in crash recovery, or not yet consistent.
     Starting,
     Running,
     Stopping,
     /// Postgres cannot run and the agent tries again by itself.
-    Failing { why: String },
+    Failing {
+        why: String,
+    },
     /// The agent refuses to go on without a person or another assignment: the data is not what it should be.
-    Quarantined { why: String },
+    Quarantined {
+        why: String,
+    },
 }
 
 /// What Postgres itself says.
@@ -150,6 +157,9 @@ pub struct PgReport {
     pub role: PgRole,
     /// [`crate::settings::digest`] of the [`Assignment::parameters`] that are in force or wait for a restart.
     pub settings: String,
+    /// Those parameters themselves, so that a plan can show what it would change.
+    #[serde(default)]
+    pub parameters: BTreeMap<String, String>,
     /// Parameters that are on disk but need a restart of Postgres to take effect.
     pub pending_restart: Vec<String>,
     /// Parameters of the assignment that Postgres refused, with its words.
