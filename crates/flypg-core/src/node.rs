@@ -1,0 +1,166 @@
+//! What one node does about its own Postgres.
+
+mod step;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+pub use step::next;
+
+use crate::Timestamp;
+use crate::decree::SystemId;
+use crate::names::NodeName;
+
+/// What is seen on this machine.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Local {
+    /// The PostgreSQL major version of the binaries here.
+    pub major: u32,
+    pub data: DataDir,
+    pub postmaster: Postmaster,
+    /// When Postgres ended without being asked, oldest first; older ones than [`CRASH_WINDOW`] do not matter.
+    pub crashes: Vec<Timestamp>,
+    /// When the last attempts at making the data directory failed, oldest first; forgotten once one succeeds.
+    pub failed_makes: Vec<Timestamp>,
+    pub settings: SettingsSeen,
+    /// The roles were found right since this postmaster started.
+    pub roles_ensured: bool,
+    /// Physical replication slots of ours on this node and whether a walsender uses each; `None` while unknown.
+    pub slots: Option<BTreeMap<String, SlotSeen>>,
+    /// Somebody asked for a restart of Postgres.
+    pub restart_ordered: bool,
+    /// The agent is to end, and Postgres with it.
+    pub stopping: bool,
+}
+
+/// The data directory. Data in the making lie elsewhere and move here when they are complete, so that what is here is
+/// whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DataDir {
+    Blank,
+    /// An `initdb` or a clone that was not finished; `None` if not even its mark was.
+    Unfinished(Option<Origin>),
+    Complete {
+        major: u32,
+        system_id: SystemId,
+        /// `standby.signal` is there: Postgres would start in recovery and stay there.
+        standby_signal: bool,
+        /// How this node made it; absent if this node did not.
+        origin: Option<Origin>,
+    },
+    /// Something is there that is not a whole data directory.
+    Unusable {
+        why: String,
+    },
+}
+
+/// How a data directory came to be. Written into it, and beside it while it is in the making.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "by")]
+pub enum Origin {
+    Initdb { nonce: String },
+    Clone { from: NodeName },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Postmaster {
+    Down,
+    /// Processes of an earlier agent, or of a postmaster that died, still run on this data directory.
+    Leftover,
+    /// Started, does not answer yet: starting, in crash recovery or not yet consistent.
+    Starting,
+    /// Answers.
+    Up,
+}
+
+/// The configuration files, compared with what they should say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SettingsSeen {
+    /// What is on disk differs.
+    Stale,
+    /// Right on disk, not yet read by the running Postgres.
+    Written,
+    /// Right, and read.
+    Loaded,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SlotSeen {
+    pub active: bool,
+}
+
+/// The next thing to do. Each is safe to do twice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NodeStep {
+    /// Nothing until something changes.
+    Nothing,
+    /// Nothing until `until`.
+    Wait {
+        until: Timestamp,
+    },
+    /// Do not touch the data, and say so.
+    Quarantine {
+        why: String,
+    },
+    /// `initdb` under this nonce, on a blank volume.
+    Initdb {
+        nonce: String,
+    },
+    /// Copy the data directory of `from`.
+    Clone {
+        from: NodeName,
+    },
+    /// Remove data that were in the making and were not finished.
+    RemoveUnfinished,
+    /// The data directory is what the ledger waits for: remember that it is.
+    RecordMade {
+        system_id: SystemId,
+    },
+    /// End what still runs on the data directory from an earlier life.
+    EndLeftover,
+    WriteSettings,
+    /// As a standby if, and only if, `standby`.
+    StartPostgres {
+        standby: bool,
+    },
+    Reload,
+    /// Roles with the passwords that follow from the cluster's key.
+    EnsureRoles,
+    EnsureSlots {
+        create: BTreeSet<String>,
+        drop: BTreeSet<String>,
+    },
+    RestartPostgres,
+    /// End all sessions and stop cleanly.
+    StopFast,
+}
+
+/// Crashes within this time count against a quick restart (failover-protocol §2.7: 3 in 10 minutes).
+pub const CRASH_WINDOW: Duration = Duration::from_secs(600);
+/// So many crashes within [`CRASH_WINDOW`] are answered at once; from then on, waits grow.
+pub const QUICK_RESTARTS: usize = 3;
+/// The longest wait before Postgres is started again.
+pub const LONGEST_RESTART_WAIT: Duration = Duration::from_secs(30);
+/// The longest wait before a clone is tried again.
+pub const LONGEST_CLONE_WAIT: Duration = Duration::from_secs(10);
+
+impl fmt::Display for DataDir {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            DataDir::Blank => f.write_str("a blank volume"),
+            DataDir::Unfinished(Some(Origin::Initdb { .. })) => f.write_str("an unfinished initdb"),
+            DataDir::Unfinished(Some(Origin::Clone { from })) => write!(f, "an unfinished clone of {from}"),
+            DataDir::Unfinished(None) => f.write_str("an unfinished data directory"),
+            DataDir::Complete { major, system_id, .. } => {
+                write!(f, "data of PostgreSQL {major}, system {}", system_id.0)
+            }
+            DataDir::Unusable { why } => f.write_str(why),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;
