@@ -2,14 +2,14 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::decree::Epoch;
+use crate::decree::{Decree, Epoch};
 use crate::names::NodeName;
 
 /// What [`crate::plan::plan`] found out about leadership.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "is")]
 pub enum Verdict {
-    /// The record could not be read, or contradicts what is there.
+    /// Could not be judged: something that matters is not known, or contradicts itself.
     Unknown,
     /// There is no data anywhere: this node is to make it.
     Bootstrap { node: NodeName },
@@ -19,4 +19,33 @@ pub enum Verdict {
     Leads { node: NodeName, epoch: Epoch },
     /// The record is lost, and this node leads by what all nodes say.
     Adopt { node: NodeName },
+}
+
+/// What is known about the copies of a cluster's data.
+#[derive(Debug, Clone, Copy)]
+pub struct Copies<'a> {
+    pub decree: Option<&'a Decree>,
+    /// The primary on record reported, in this look, that it runs and accepts writes.
+    pub primary_runs: bool,
+}
+
+/// Why a node's data must stay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Keep {
+    /// It is the primary on record.
+    Leader,
+    /// No other copy is known to be good now.
+    NoOtherCopy,
+}
+
+impl Copies<'_> {
+    /// Whether what `node` holds may be stopped, wiped or destroyed: only while the primary on record is another node
+    /// and is known to run. Every destructive step passes here (FAILOVER P3, protocol I8).
+    pub fn may_destroy(&self, node: &NodeName) -> Result<(), Keep> {
+        match self.decree {
+            Some(decree) if decree.primary == *node => Err(Keep::Leader),
+            Some(decree) if decree.system_id().is_some() && self.primary_runs => Ok(()),
+            _ => Err(Keep::NoOtherCopy),
+        }
+    }
 }

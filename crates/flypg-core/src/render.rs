@@ -1,17 +1,10 @@
 //! Plans in words. The only place where a [`crate::plan::Why`] or [`crate::plan::Until`] becomes a sentence.
 
-use crate::observed::Observed;
-use crate::plan::{Hold, Plan, Step};
-use crate::spec::ClusterSpec;
+mod page;
+mod words;
 
-/// All that is shown of one cluster's dry run.
-#[derive(Debug, Clone)]
-pub struct Preview<'a> {
-    pub spec: &'a ClusterSpec,
-    pub observed: &'a Observed,
-    /// From [`crate::plan::forecast`]; the first is what would be done now.
-    pub turns: &'a [Plan],
-}
+pub use page::{Preview, json, markdown, text};
+pub use words::{hold, step, until, verdict, why, work};
 
 /// Whether text may carry ANSI colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,27 +13,32 @@ pub enum Paint {
     Colour,
 }
 
-/// Like Terraform's plan: `+ ~ -`, one line per step with its why, holds, a summary.
-pub fn text(_preview: &Preview<'_>, _paint: Paint) -> String {
-    String::new()
-}
+impl Paint {
+    fn wrap(self, code: &str, text: &str) -> String {
+        match self {
+            Paint::Plain => text.to_owned(),
+            Paint::Colour => format!("\x1b[{code}m{text}\x1b[0m"),
+        }
+    }
 
-/// For a pull-request comment.
-pub fn markdown(_preview: &Preview<'_>) -> String {
-    String::new()
-}
+    fn bold(self, text: &str) -> String {
+        self.wrap("1", text)
+    }
 
-/// The object that `reconcile --dry-run -o json` prints for one cluster.
-pub fn json(_preview: &Preview<'_>) -> serde_json::Value {
-    serde_json::Value::Null
-}
+    fn dim(self, text: &str) -> String {
+        self.wrap("2", text)
+    }
 
-/// One step as one line, without its mark: what is done and why.
-pub fn step(_step: &Step) -> String {
-    String::new()
-}
+    fn warn(self, text: &str) -> String {
+        self.wrap("33", text)
+    }
 
-/// One hold as one line: what waits, and for what.
-pub fn hold(_hold: &Hold) -> String {
-    String::new()
+    fn mark(self, mark: char) -> String {
+        let code = match mark {
+            '+' => "32",
+            '-' => "31",
+            _ => "33",
+        };
+        self.wrap(code, &mark.to_string())
+    }
 }

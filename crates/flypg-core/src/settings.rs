@@ -6,11 +6,13 @@
 
 mod refused;
 mod render;
+mod restart;
 
 use std::collections::BTreeMap;
 
 pub use refused::{BadParameterName, check_name, refused};
 pub use render::{BadValue, check_value, render};
+pub use restart::needs_restart;
 
 use crate::names::{ClusterName, NodeName};
 

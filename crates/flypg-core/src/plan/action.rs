@@ -307,12 +307,8 @@ pub struct Hold {
 pub enum Work {
     Everything,
     Bootstrap,
-    Grow {
-        region: Region,
-    },
-    Shrink {
-        region: Region,
-    },
+    /// The addresses clients come by.
+    Access,
     /// Bringing this node into the cluster.
     Join {
         node: NodeName,
@@ -328,10 +324,6 @@ pub enum Work {
         field: Field,
     },
     DeleteCluster,
-    DeleteVolume {
-        node: NodeName,
-        volume: String,
-    },
 }
 
 /// A field of `cluster.yaml`.
@@ -381,8 +373,6 @@ pub enum Until {
     Permitted { what: Subject, error: String },
     /// The app belongs to another organisation than the file says.
     Organization { app: ClusterName, actual: String, wanted: String },
-    /// A Machine of this name exists that does not carry our metadata.
-    NameFree { node: NodeName, machine: String },
     /// Fly's host is gone or does not answer.
     HostReturns { node: NodeName },
     /// The record is lost and these nodes do not say what they hold.
@@ -393,6 +383,8 @@ pub enum Until {
     NodeInOrder { node: NodeName, why: String },
     /// The node on record as primary is not there.
     PrimaryExists { node: NodeName },
+    /// It leads; another node must lead before it may go.
+    AnotherLeads { node: NodeName },
     /// This version of flypg cannot change that on a running cluster.
     Supported { from: String, to: String },
     /// Postgres refused these parameters.

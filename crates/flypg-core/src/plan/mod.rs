@@ -1,26 +1,138 @@
 //! The order in which a cluster is put right.
+//!
+//! Nothing is remembered between two plans: each stage of a long change is recognised from what is observed, so a
+//! controller that died in the middle, or a file that changed in the middle, is not a special case.
 
 mod action;
+mod census;
+mod draft;
+mod found;
+mod lead;
+mod members;
+mod model;
+mod removal;
+mod restart;
+mod tune;
 
 pub use action::*;
+pub use model::apply;
+
+use census::{Census, Membership};
+use draft::Draft;
 
 use crate::Timestamp;
+use crate::decree::Decree;
 use crate::failover::Verdict;
 use crate::observed::Observed;
-use crate::spec::ClusterSpec;
+use crate::spec::{ClusterSpec, ReconcileMode};
 
 /// What to do next about a cluster that is wanted. Cannot fail: what it cannot do, it holds.
-pub fn plan(spec: &ClusterSpec, _observed: &Observed, _now: Timestamp) -> Plan {
-    Plan { cluster: spec.name.clone(), verdict: Verdict::Unknown, steps: Vec::new(), holds: Vec::new() }
+///
+/// Repair, then grow, then change, then shrink; the leader last; one disruptive act at a time.
+pub fn plan(spec: &ClusterSpec, observed: &Observed, now: Timestamp) -> Plan {
+    let mut draft = Draft::new(&spec.name);
+    if matches!(spec.reconcile, ReconcileMode::Stop | ReconcileMode::Observe) {
+        draft.hold(Work::Everything, Until::Resumed { mode: spec.reconcile });
+        return draft.finish(Verdict::Unknown);
+    }
+    let Some(app) = draft.need(Work::Everything, Subject::App, &observed.app) else {
+        return draft.finish(Verdict::Unknown);
+    };
+    let Some(app) = app else {
+        found::app(&mut draft, spec);
+        found::furnish(&mut draft, spec, observed);
+        return found::from_nothing(draft, spec, observed);
+    };
+    if let Some(actual) = app.organization.as_ref().filter(|o| **o != spec.organization) {
+        let until = Until::Organization {
+            app: spec.name.clone(),
+            actual: actual.clone(),
+            wanted: spec.organization.clone(),
+        };
+        draft.hold(Work::Everything, until);
+        return draft.finish(Verdict::Unknown);
+    }
+    let Some((machines, volumes)) = draft
+        .need(Work::Everything, Subject::Machines, &observed.machines)
+        .zip(draft.need(Work::Everything, Subject::Volumes, &observed.volumes))
+    else {
+        return draft.finish(Verdict::Unknown);
+    };
+    let census = Census::take(spec, machines, volumes, &observed.reports);
+    let Some(record) = draft.need(Work::Everything, Subject::Record, &observed.record) else {
+        return draft.finish(Verdict::Unknown);
+    };
+    if found::app_is_foreign(&census, record.as_ref(), observed) {
+        draft.hold(Work::Everything, Until::AppIsOurs { app: spec.name.clone() });
+        return draft.finish(Verdict::Unknown);
+    }
+
+    let membership = Membership::of(spec, &census, record.as_ref());
+    let (verdict, decree) = lead::decide(&mut draft, spec, &census, &membership, record.as_ref(), now);
+    let world = World { spec, census: &census, membership: &membership, decree: decree.as_ref() };
+    let active = spec.reconcile == ReconcileMode::Active;
+    if active {
+        found::furnish(&mut draft, spec, observed);
+        members::launch(&mut draft, &world, observed);
+    } else {
+        draft.hold(Work::Everything, Until::Resumed { mode: spec.reconcile });
+    }
+    lead::assign(&mut draft, &world);
+    if active {
+        tune::metadata(&mut draft, &world);
+        tune::snapshots(&mut draft, &world);
+        tune::unsupported(&mut draft, &world);
+        restart::one(&mut draft, &world);
+        members::remove(&mut draft, &world);
+    }
+    draft.finish(verdict)
 }
 
 /// What to do next about a cluster that left the files. `spec` is its last good one; its `deletion` decides.
-pub fn plan_removal(spec: &ClusterSpec, _observed: &Observed, _now: Timestamp) -> Plan {
-    Plan { cluster: spec.name.clone(), verdict: Verdict::Unknown, steps: Vec::new(), holds: Vec::new() }
+pub fn plan_removal(spec: &ClusterSpec, observed: &Observed, _now: Timestamp) -> Plan {
+    removal::plan(spec, observed)
+}
+
+/// What the sub-plans look at: one reading of the world, and the decree as it stands after this plan.
+struct World<'a> {
+    spec: &'a ClusterSpec,
+    census: &'a Census<'a>,
+    membership: &'a Membership,
+    decree: Option<&'a Decree>,
 }
 
 /// Plan, apply to a model of the world, and again, until nothing is left to do: every later turn, as far as it can be
-/// foreseen. The first plan is the one that would be carried out now.
+/// foreseen. The first plan is the one that would be carried out now; the last is quiet, or holds what only the world
+/// or a person can release.
 pub fn forecast(spec: &ClusterSpec, observed: &Observed, now: Timestamp) -> Vec<Plan> {
-    vec![plan(spec, observed, now)]
+    foresee(observed, now, |observed, now| plan(spec, observed, now))
+}
+
+/// [`forecast`] of [`plan_removal`].
+pub fn forecast_removal(spec: &ClusterSpec, observed: &Observed, now: Timestamp) -> Vec<Plan> {
+    foresee(observed, now, |observed, now| plan_removal(spec, observed, now))
+}
+
+/// More turns than any operation takes on the largest cluster that a file may ask for. A forecast that is longer is a
+/// bug in the planner; it is cut here and the tests fail on it.
+pub const FORECAST_TURNS_MAX: usize = 400;
+
+fn foresee(observed: &Observed, now: Timestamp, plan: impl Fn(&Observed, Timestamp) -> Plan) -> Vec<Plan> {
+    let mut model = observed.clone();
+    let mut turns = vec![plan(&model, now)];
+    while turns.len() < FORECAST_TURNS_MAX {
+        let last = turns.last().expect("one was put in above");
+        if last.steps.is_empty() {
+            // A wait may end without us: let everything that was started come to its end, and look once more.
+            if !model::settle(&mut model, now) {
+                break;
+            }
+        } else {
+            for step in &last.steps {
+                apply(&mut model, &step.action, now);
+            }
+        }
+        turns.push(plan(&model, now));
+    }
+    turns
 }

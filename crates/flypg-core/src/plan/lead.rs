@@ -1,0 +1,272 @@
+//! Who leads, and what every node is told.
+
+use std::collections::BTreeSet;
+
+use crate::Timestamp;
+use crate::decree::{Decree, Epoch, Stage, SystemId};
+use crate::failover::Verdict;
+use crate::names::NodeName;
+use crate::plan::census::{Census, Membership, Node};
+use crate::plan::draft::Draft;
+use crate::plan::{Action, Field, Progress, Until, Why, Work, World};
+use crate::protocol::{Assignment, NodeReport, Peer, PeerRole, Phase, PgRole, Task};
+use crate::spec::ClusterSpec;
+
+/// A record that was lost is replaced by one with an epoch that none of the lost ones can have reached.
+const EPOCHS_SKIPPED: u64 = 1000;
+
+/// The verdict, and the decree as it stands once this plan is carried out.
+pub(super) fn decide(
+    draft: &mut Draft,
+    spec: &ClusterSpec,
+    census: &Census<'_>,
+    membership: &Membership,
+    record: Option<&Decree>,
+    now: Timestamp,
+) -> (Verdict, Option<Decree>) {
+    let Some(decree) = record else { return begin(draft, spec, census, membership, now) };
+    match &decree.stage {
+        Stage::Established { .. } => {
+            let verdict = Verdict::Leads { node: decree.primary.clone(), epoch: decree.epoch };
+            (verdict, Some(decree.clone()))
+        }
+        Stage::Bootstrapping { .. } => {
+            let first = census.get(&decree.primary).filter(|node| node.leads());
+            let Some(system_id) = first.and_then(|node| node.running()).map(|pg| pg.system_id.clone()) else {
+                return (Verdict::Bootstrapping { node: decree.primary.clone() }, Some(decree.clone()));
+            };
+            let established = Decree { stage: Stage::Established { system_id }, ..decree.clone() };
+            draft.step(
+                Action::Decide {
+                    cluster: spec.name.clone(),
+                    instead_of: Some(decree.clone()),
+                    decree: established.clone(),
+                },
+                Why::Bootstrapped,
+            );
+            (Verdict::Leads { node: decree.primary.clone(), epoch: decree.epoch }, Some(established))
+        }
+    }
+}
+
+/// There is no record: either nothing was ever begun, or it was lost. Whatever may hold data must be accounted for
+/// before either is believed.
+fn begin(
+    draft: &mut Draft,
+    spec: &ClusterSpec,
+    census: &Census<'_>,
+    membership: &Membership,
+    now: Timestamp,
+) -> (Verdict, Option<Decree>) {
+    let first = membership
+        .staying
+        .iter()
+        .chain(membership.joining.keys())
+        .find(|name| name.region == spec.primary.code)
+        .cloned()
+        .unwrap_or_else(|| spec.first_node());
+
+    let reports: Vec<(&NodeName, &NodeReport)> =
+        census.nodes.iter().filter_map(|(name, node)| Some((name, node.report()?))).collect();
+    let silent: Vec<NodeName> = census
+        .nodes
+        .iter()
+        .filter(|(name, node)| node.report().is_none() && !membership.wants(name))
+        .map(|(name, _)| name.clone())
+        .collect();
+    if !silent.is_empty() {
+        draft.hold(Work::Bootstrap, Until::Accounted { nodes: silent });
+        return (Verdict::Unknown, None);
+    }
+    // Nodes that are wanted are being made or started by this very plan; until all have spoken there is time.
+    let waited = |node: &Node<'_>| node.report().is_none();
+    if census.nodes.is_empty() || census.nodes.values().any(waited) || !membership.joining.is_empty() {
+        return (Verdict::Bootstrap { node: first }, None);
+    }
+    if reports.iter().all(|(_, report)| report.phase == Phase::Blank && report.assignment.is_none()) {
+        let nonce = crate::digest::short(format!("{}/{first}/{now}", spec.name).as_bytes());
+        let decree = Decree { epoch: Epoch(1), primary: first.clone(), stage: Stage::Bootstrapping { nonce } };
+        draft.step(
+            Action::Decide { cluster: spec.name.clone(), instead_of: None, decree: decree.clone() },
+            Why::FirstNode,
+        );
+        return (Verdict::Bootstrapping { node: first }, Some(decree));
+    }
+    adopt(draft, spec, census, &reports)
+}
+
+/// The nodes hold data and the record is gone. Exactly one that leads, and one identity, or nothing is done.
+fn adopt(
+    draft: &mut Draft,
+    spec: &ClusterSpec,
+    census: &Census<'_>,
+    reports: &[(&NodeName, &NodeReport)],
+) -> (Verdict, Option<Decree>) {
+    let identities: BTreeSet<&SystemId> =
+        reports.iter().filter_map(|(_, r)| Some(&r.postgres.as_ref()?.system_id)).collect();
+    let leaders: Vec<&NodeName> =
+        reports.iter().map(|(name, _)| *name).filter(|n| census.get(n).is_some_and(|n| n.leads())).collect();
+    let starting = |report: &NodeReport| matches!(report.phase, Phase::Initialising | Phase::Starting);
+    let (&[leader], 1) = (leaders.as_slice(), identities.len()) else {
+        if leaders.is_empty() && reports.iter().any(|(_, r)| starting(r)) {
+            let node = reports.iter().find(|(_, r)| starting(r)).expect("one was just seen").0.clone();
+            draft.hold(Work::Bootstrap, Until::Ready { node, progress: Progress::Starting });
+        } else {
+            let nodes = reports.iter().map(|(name, _)| (*name).clone()).collect();
+            draft.hold(Work::Bootstrap, Until::OneLineage { nodes });
+        }
+        return (Verdict::Unknown, None);
+    };
+    let system_id = (*identities.first().expect("there is one")).clone();
+    let promised = reports.iter().map(|(_, r)| r.promised).max().unwrap_or_default();
+    let decree = Decree {
+        epoch: Epoch(promised.0 + EPOCHS_SKIPPED),
+        primary: leader.clone(),
+        stage: Stage::Established { system_id },
+    };
+    draft.step(
+        Action::Decide { cluster: spec.name.clone(), instead_of: None, decree: decree.clone() },
+        Why::RecordLost,
+    );
+    (Verdict::Adopt { node: leader.clone() }, Some(decree))
+}
+
+/// Tells every node that stays what it is now, where that differs from what it obeys; holds for those that are not
+/// where they should be yet.
+pub(super) fn assign(draft: &mut Draft, world: &World<'_>) {
+    if world.decree.is_none() && world.membership.joining.is_empty() {
+        for name in &world.membership.staying {
+            let node = world.census.get(name);
+            if node.is_some_and(|n| n.machine.is_some() && n.report().is_none()) {
+                answers(draft, name, node.and_then(Node::silence));
+            }
+        }
+    }
+    let Some(decree) = world.decree else { return };
+    for name in &world.membership.staying {
+        let Some(node) = world.census.get(name) else { continue };
+        let Some(address) = node.machine.filter(|m| m.power == crate::observed::Power::Started).and_then(|m| m.address)
+        else {
+            continue; // being started, or held, by whoever launches Machines
+        };
+        let Some(report) = node.report() else {
+            answers(draft, name, node.silence());
+            continue;
+        };
+        let Some(task) = task(draft, world, decree, name, report) else { continue };
+        let assignment = Assignment {
+            cluster: world.spec.name.clone(),
+            node: name.clone(),
+            epoch: decree.epoch,
+            task,
+            peers: peers(world, decree, name),
+            parameters: world.spec.postgres.parameters.clone(),
+        };
+        if report.assignment.as_deref() == Some(assignment.digest().as_str()) {
+            progress(draft, decree, name, node, report);
+        } else {
+            let why = if report.assignment.is_none() { Why::Missing } else { Why::ToldOtherwise };
+            let machine = report.machine.clone();
+            draft.step(Action::Assign { machine, address, assignment: Box::new(assignment) }, why);
+        }
+    }
+}
+
+fn answers(draft: &mut Draft, name: &NodeName, error: Option<String>) {
+    draft.hold(Work::Join { node: name.clone() }, Until::AgentAnswers { node: name.clone(), error });
+}
+
+/// What `name` is to do, or a hold that says what it waits for.
+fn task(
+    draft: &mut Draft,
+    world: &World<'_>,
+    decree: &Decree,
+    name: &NodeName,
+    report: &NodeReport,
+) -> Option<Task> {
+    let work = || Work::Join { node: name.clone() };
+    if let Phase::Quarantined { why } = &report.phase {
+        draft.hold(work(), Until::NodeInOrder { node: name.clone(), why: why.clone() });
+        return None;
+    }
+    let leads = decree.primary == *name;
+    let system_id = match &decree.stage {
+        Stage::Bootstrapping { nonce } if leads => return Some(Task::Bootstrap { nonce: nonce.clone() }),
+        Stage::Bootstrapping { .. } => {
+            draft.hold(work(), Until::Bootstrapped { node: decree.primary.clone() });
+            return None;
+        }
+        Stage::Established { system_id } => system_id,
+    };
+    if let Some(other) = report.postgres.as_ref().map(|pg| &pg.system_id).filter(|id| *id != system_id) {
+        let why = format!("its data belong to another cluster (system identifier {})", other.0);
+        draft.hold(work(), Until::NodeInOrder { node: name.clone(), why });
+        return None;
+    }
+    if leads {
+        return Some(Task::Lead { system_id: system_id.clone() });
+    }
+    // A node that follows already is told of every change; one that does not is told once the primary keeps WAL for
+    // it, so that its clone cannot begin with a gap.
+    let primary = world.census.get(&decree.primary);
+    let slot = primary.and_then(|n| n.running()).is_some_and(
+        |pg| matches!(&pg.role, PgRole::Primary { slots, .. } if slots.contains_key(&name.slot())),
+    );
+    if slot || report.assignment.is_some() {
+        return Some(Task::Follow { primary: decree.primary.clone(), system_id: system_id.clone() });
+    }
+    draft.hold(work(), Until::PrimaryAnswers { node: decree.primary.clone() });
+    None
+}
+
+/// Every node that stays and has an address: this one's region first, then the primary's, then by name.
+fn peers(world: &World<'_>, decree: &Decree, me: &NodeName) -> Vec<Peer> {
+    let established = decree.system_id().is_some();
+    let mut peers: Vec<Peer> = world
+        .membership
+        .staying
+        .iter()
+        .filter_map(|name| {
+            let node = world.census.get(name)?;
+            let role = match () {
+                () if established && *name == decree.primary => PeerRole::Primary,
+                () if node.streams_from(&decree.primary) => PeerRole::Standby,
+                () => PeerRole::Joining,
+            };
+            Some(Peer { node: name.clone(), address: node.machine?.address?, role })
+        })
+        .collect();
+    let distance = |p: &Peer| (p.node.region != me.region, p.node.region != decree.primary.region, p.node.clone());
+    peers.sort_by_key(distance);
+    peers
+}
+
+/// A node that obeys its assignment: what is still missing until it is where the assignment wants it.
+fn progress(draft: &mut Draft, decree: &Decree, name: &NodeName, node: &Node<'_>, report: &NodeReport) {
+    let wait = |progress| Until::Ready { node: name.clone(), progress };
+    let until = match &report.phase {
+        Phase::Running if *name == decree.primary => {
+            if node.leads() {
+                return accepted(draft, name, node);
+            }
+            let why = "it is the primary on record and runs as a standby".to_owned();
+            Until::NodeInOrder { node: name.clone(), why }
+        }
+        Phase::Running if node.streams_from(&decree.primary) => return accepted(draft, name, node),
+        Phase::Running => Until::Streams { node: name.clone() },
+        Phase::Initialising => wait(Progress::Initialising),
+        Phase::Cloning { done, total } => wait(Progress::Cloning { done: *done, total: *total }),
+        Phase::Blank | Phase::Idle | Phase::Starting | Phase::Stopping => wait(Progress::Starting),
+        Phase::Failing { why } => wait(Progress::Failing { why: why.clone() }),
+        Phase::Quarantined { why } => Until::NodeInOrder { node: name.clone(), why: why.clone() },
+    };
+    let work = if decree.system_id().is_none() { Work::Bootstrap } else { Work::Join { node: name.clone() } };
+    draft.hold(work, until);
+}
+
+/// Parameters that Postgres would not take: it runs on without them, and a person must hear of it.
+fn accepted(draft: &mut Draft, name: &NodeName, node: &Node<'_>) {
+    let Some(rejected) = node.running().map(|pg| &pg.rejected).filter(|r| !r.is_empty()) else { return };
+    let work = Work::Change { node: name.clone(), field: Field::Parameters };
+    draft.hold(work, Until::ParametersAccepted { rejected: rejected.clone() });
+}
