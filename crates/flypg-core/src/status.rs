@@ -3,9 +3,12 @@
 use serde::{Deserialize, Serialize};
 
 use crate::Timestamp;
-use crate::observed::Observed;
+use crate::decree::Decree;
+use crate::names::NodeName;
+use crate::observed::{Machine, Observed, Power, Seen};
 use crate::plan::Plan;
-use crate::protocol::Lsn;
+use crate::protocol::{Lsn, NodeReport, PgReport, PgRole, Phase, ports};
+use crate::render;
 use crate::spec::ClusterSpec;
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -63,22 +66,176 @@ pub struct Condition {
 }
 
 /// What there is to say about a cluster, from one look at it and the plan that followed.
-pub fn status(spec: &ClusterSpec, _observed: &Observed, _plan: &Plan, _now: Timestamp) -> ClusterStatus {
+pub fn status(spec: &ClusterSpec, observed: &Observed, plan: &Plan, _now: Timestamp) -> ClusterStatus {
+    let decree = observed.record.known().and_then(Option::as_ref).filter(|d| d.system_id().is_some());
+    let machines = observed.machines.known().map_or(&[][..], Vec::as_slice);
+    let mut nodes: Vec<(NodeName, &Machine)> =
+        machines.iter().filter_map(|m| Some((m.node_of(&spec.name)?, m))).collect();
+    nodes.sort_by_key(|(name, _)| (decree.is_none_or(|d| d.primary != *name), name.clone()));
+
+    let primary_lsn = nodes.iter().find_map(|(name, machine)| {
+        let pg = postgres(observed, machine)?;
+        match &pg.role {
+            PgRole::Primary { lsn, .. } if decree.is_some_and(|d| d.primary == *name) => Some(*lsn),
+            _ => None,
+        }
+    });
+    let node_statuses: Vec<NodeStatus> =
+        nodes.iter().map(|(name, machine)| node(observed, decree, primary_lsn, name, machine)).collect();
+
+    let working = |n: &&NodeStatus| matches!(n.state.as_str(), "running" | "streaming");
+    let serves = node_statuses.iter().any(|n| n.role == "primary" && n.state == "running");
+    let complete = node_statuses.iter().filter(working).count() >= spec.total_nodes() as usize;
+    let ready = serves && complete;
+    let generation = generation(spec);
     ClusterStatus {
         cluster: spec.name.to_string(),
         app: spec.name.to_string(),
-        generation: generation(spec),
-        observed_generation: None,
-        ready: false,
-        epoch: None,
-        primary: None,
-        endpoints: Endpoints { read_write: None, read_only: None },
-        nodes: Vec::new(),
-        conditions: Vec::new(),
+        observed_generation: plan.converged().then(|| generation.clone()),
+        generation,
+        ready,
+        epoch: decree.map(|d| d.epoch.0),
+        primary: decree.map(|d| d.primary.to_string()),
+        endpoints: endpoints(observed, decree, &nodes),
+        conditions: conditions(plan, spec, serves, ready, &node_statuses),
+        nodes: node_statuses,
     }
 }
 
 /// A digest of a spec, to tell whether what was done is what is wanted now.
 pub fn generation(spec: &ClusterSpec) -> String {
     crate::digest::short(&serde_json::to_vec(spec).expect("a spec has string keys only"))
+}
+
+fn report<'a>(observed: &'a Observed, machine: &Machine) -> Option<&'a NodeReport> {
+    observed.reports.get(&machine.id).and_then(Seen::known)
+}
+
+fn postgres<'a>(observed: &'a Observed, machine: &Machine) -> Option<&'a PgReport> {
+    report(observed, machine)?.postgres.as_ref()
+}
+
+fn node(
+    observed: &Observed,
+    decree: Option<&Decree>,
+    primary_lsn: Option<Lsn>,
+    name: &NodeName,
+    machine: &Machine,
+) -> NodeStatus {
+    let report = report(observed, machine);
+    let pg = postgres(observed, machine);
+    let role = match decree {
+        Some(decree) if decree.primary == *name => "primary",
+        Some(_) => "replica",
+        None => "unknown",
+    };
+    let lsn = pg.map(|pg| match &pg.role {
+        PgRole::Primary { lsn, .. } => *lsn,
+        PgRole::Standby { received, replayed, .. } => received.unwrap_or(*replayed).max(*replayed),
+    });
+    let replayed = pg.and_then(|pg| match &pg.role {
+        PgRole::Primary { .. } => None,
+        PgRole::Standby { replayed, .. } => Some(*replayed),
+    });
+    let lag_seconds = pg.and_then(|pg| match &pg.role {
+        PgRole::Primary { .. } => None,
+        PgRole::Standby { replay_lag_seconds, .. } => *replay_lag_seconds,
+    });
+    let volumes = observed.volumes.known().map_or(&[][..], Vec::as_slice);
+    NodeStatus {
+        node: name.to_string(),
+        machine: Some(machine.id.clone()),
+        region: machine.region.clone(),
+        role: role.to_owned(),
+        state: state(machine, report, decree),
+        lsn,
+        lag_bytes: primary_lsn.zip(replayed).map(|(ahead, behind)| ahead.bytes_since(behind)),
+        lag_seconds,
+        volume: volumes.iter().find(|v| v.attached_to.as_deref() == Some(&machine.id)).map(|v| v.id.clone()),
+        version: pg.map(|pg| pg.version.clone()),
+        since: pg.and_then(|pg| Timestamp::from_second(pg.started_at).ok()).map(|t| t.to_string()),
+    }
+}
+
+fn state(machine: &Machine, report: Option<&NodeReport>, decree: Option<&Decree>) -> String {
+    if !machine.host_ok {
+        return "host unreachable".to_owned();
+    }
+    let power = match machine.power {
+        Power::Started => None,
+        Power::Created => Some("created"),
+        Power::Stopped => Some("stopped"),
+        Power::Suspended => Some("suspended"),
+        Power::Failed => Some("failed"),
+        Power::Changing => Some("changing"),
+        Power::Destroying => Some("destroying"),
+    };
+    if let Some(power) = power {
+        return power.to_owned();
+    }
+    let Some(report) = report else { return "unreachable".to_owned() };
+    let words = match &report.phase {
+        Phase::Blank => "blank",
+        Phase::Idle => "idle",
+        Phase::Initialising => "initialising",
+        Phase::Cloning { done, total: Some(total) } if *total > 0 => {
+            return format!("cloning {}%", (u128::from(*done) * 100 / u128::from(*total)).min(100));
+        }
+        Phase::Cloning { .. } => "cloning",
+        Phase::Starting => "starting",
+        Phase::Stopping => "stopping",
+        Phase::Failing { .. } => "failing",
+        Phase::Quarantined { .. } => "quarantined",
+        Phase::Running => match report.postgres.as_ref().map(|pg| &pg.role) {
+            Some(PgRole::Primary { .. }) => "running",
+            Some(PgRole::Standby { streaming_from: Some(from), .. }) if decree.is_none_or(|d| d.primary == *from) => {
+                "streaming"
+            }
+            Some(PgRole::Standby { .. }) => "not streaming",
+            None => "starting",
+        },
+    };
+    words.to_owned()
+}
+
+/// The routers of the primary's own node for writes; for reads, those of the first node that streams.
+fn endpoints(observed: &Observed, decree: Option<&Decree>, nodes: &[(NodeName, &Machine)]) -> Endpoints {
+    let at = |machine: &Machine, port| machine.address.map(|ip| std::net::SocketAddr::new(ip, port).to_string());
+    let runs = |machine: &Machine| report(observed, machine).is_some_and(|r| r.phase == Phase::Running);
+    let leader = decree.and_then(|d| nodes.iter().find(|(name, m)| *name == d.primary && runs(m)));
+    let reader = nodes.iter().find(|(_, machine)| {
+        let role = postgres(observed, machine).map(|pg| &pg.role);
+        matches!(role, Some(PgRole::Standby { streaming_from: Some(_), .. }))
+    });
+    Endpoints {
+        read_write: leader.and_then(|(_, machine)| at(machine, ports::READ_WRITE)),
+        read_only: reader.or(leader).and_then(|(_, machine)| at(machine, ports::READ_ONLY)),
+    }
+}
+
+fn conditions(plan: &Plan, spec: &ClusterSpec, serves: bool, ready: bool, nodes: &[NodeStatus]) -> Vec<Condition> {
+    let condition = |kind: &str, status: bool, reason: &str, message: String| Condition {
+        kind: kind.to_owned(),
+        status,
+        reason: reason.to_owned(),
+        message,
+        since: None,
+    };
+    let sentences = |wanted: bool| -> Vec<String> {
+        plan.holds.iter().filter(|hold| hold.until.is_wait() == wanted).map(render::hold).collect()
+    };
+    let (waits, held) = (sentences(true), sentences(false));
+    let working = nodes.iter().filter(|n| matches!(n.state.as_str(), "running" | "streaming")).count();
+    let (reason, message) = match (ready, serves) {
+        (true, _) => ("AllNodesReady", format!("{working} of {} nodes work", spec.total_nodes())),
+        (false, true) => ("NodesMissing", format!("{working} of {} nodes work", spec.total_nodes())),
+        (false, false) => ("NoPrimary", "no primary accepts writes".to_owned()),
+    };
+    let moving = !plan.steps.is_empty() || !waits.is_empty();
+    let progress: Vec<String> = plan.steps.iter().map(render::step).chain(waits).collect();
+    vec![
+        condition("Ready", ready, reason, message),
+        condition("Progressing", moving, if moving { "StepsLeft" } else { "Quiet" }, progress.join("; ")),
+        condition("Held", !held.is_empty(), if held.is_empty() { "Nothing" } else { "NeedsAPerson" }, held.join("; ")),
+    ]
 }

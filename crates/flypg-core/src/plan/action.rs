@@ -251,6 +251,7 @@ impl Action {
         matches!(
             self,
             Action::CreateApp { .. }
+                | Action::SetClusterKey { .. }
                 | Action::AllocateFlycast { .. }
                 | Action::CreateVolume { .. }
                 | Action::CreateMachine { .. }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::decree::Decree;
 use crate::names::{NodeName, Region};
 use crate::observed::{Machine, Power, Seen, Unknown, Volume};
-use crate::protocol::{NodeReport, Phase, PgReport, PgRole};
+use crate::protocol::{NodeReport, PgReport, PgRole, Phase};
 use crate::spec::{ClusterSpec, RegionSpec};
 
 /// One node, as far as it exists.
@@ -42,9 +42,8 @@ impl<'a> Node<'a> {
 
     /// True if it is a standby that streams from `primary` now.
     pub(super) fn streams_from(&self, primary: &NodeName) -> bool {
-        self.running().is_some_and(
-            |pg| matches!(&pg.role, PgRole::Standby { streaming_from: Some(from), .. } if from == primary),
-        )
+        self.running()
+            .is_some_and(|pg| matches!(&pg.role, PgRole::Standby { streaming_from: Some(from), .. } if from == primary))
     }
 
     /// The volume that a Machine made for this node now would mount.

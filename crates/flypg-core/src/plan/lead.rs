@@ -9,7 +9,7 @@ use crate::names::NodeName;
 use crate::plan::census::{Census, Membership, Node};
 use crate::plan::draft::Draft;
 use crate::plan::{Action, Field, Progress, Until, Why, Work, World};
-use crate::protocol::{Assignment, NodeReport, Peer, PeerRole, Phase, PgRole, Task};
+use crate::protocol::{Assignment, NodeReport, Peer, PeerRole, PgRole, Phase, Task};
 use crate::spec::ClusterSpec;
 
 /// A record that was lost is replaced by one with an epoch that none of the lost ones can have reached.
@@ -124,10 +124,8 @@ fn adopt(
         primary: leader.clone(),
         stage: Stage::Established { system_id },
     };
-    draft.step(
-        Action::Decide { cluster: spec.name.clone(), instead_of: None, decree: decree.clone() },
-        Why::RecordLost,
-    );
+    draft
+        .step(Action::Decide { cluster: spec.name.clone(), instead_of: None, decree: decree.clone() }, Why::RecordLost);
     (Verdict::Adopt { node: leader.clone() }, Some(decree))
 }
 
@@ -177,13 +175,7 @@ fn answers(draft: &mut Draft, name: &NodeName, error: Option<String>) {
 }
 
 /// What `name` is to do, or a hold that says what it waits for.
-fn task(
-    draft: &mut Draft,
-    world: &World<'_>,
-    decree: &Decree,
-    name: &NodeName,
-    report: &NodeReport,
-) -> Option<Task> {
+fn task(draft: &mut Draft, world: &World<'_>, decree: &Decree, name: &NodeName, report: &NodeReport) -> Option<Task> {
     let work = || Work::Join { node: name.clone() };
     if let Phase::Quarantined { why } = &report.phase {
         draft.hold(work(), Until::NodeInOrder { node: name.clone(), why: why.clone() });
@@ -209,9 +201,9 @@ fn task(
     // A node that follows already is told of every change; one that does not is told once the primary keeps WAL for
     // it, so that its clone cannot begin with a gap.
     let primary = world.census.get(&decree.primary);
-    let slot = primary.and_then(|n| n.running()).is_some_and(
-        |pg| matches!(&pg.role, PgRole::Primary { slots, .. } if slots.contains_key(&name.slot())),
-    );
+    let slot = primary
+        .and_then(|n| n.running())
+        .is_some_and(|pg| matches!(&pg.role, PgRole::Primary { slots, .. } if slots.contains_key(&name.slot())));
     if slot || report.assignment.is_some() {
         return Some(Task::Follow { primary: decree.primary.clone(), system_id: system_id.clone() });
     }

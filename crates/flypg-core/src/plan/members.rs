@@ -163,11 +163,8 @@ fn volumes(draft: &mut Draft, world: &World<'_>) {
             continue;
         }
         for volume in node.volumes.iter().filter(|v| v.attached_to.is_none()) {
-            let action = Action::DeleteVolume {
-                app: world.spec.name.clone(),
-                node: name.clone(),
-                volume: volume.id.clone(),
-            };
+            let action =
+                Action::DeleteVolume { app: world.spec.name.clone(), node: name.clone(), volume: volume.id.clone() };
             draft.step(action, Why::NodeRemoved);
         }
     }

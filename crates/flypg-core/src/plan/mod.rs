@@ -44,11 +44,8 @@ pub fn plan(spec: &ClusterSpec, observed: &Observed, now: Timestamp) -> Plan {
         return found::from_nothing(draft, spec, observed);
     };
     if let Some(actual) = app.organization.as_ref().filter(|o| **o != spec.organization) {
-        let until = Until::Organization {
-            app: spec.name.clone(),
-            actual: actual.clone(),
-            wanted: spec.organization.clone(),
-        };
+        let until =
+            Until::Organization { app: spec.name.clone(), actual: actual.clone(), wanted: spec.organization.clone() };
         draft.hold(Work::Everything, until);
         return draft.finish(Verdict::Unknown);
     }

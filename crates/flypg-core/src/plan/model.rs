@@ -8,9 +8,7 @@ use crate::decree::SystemId;
 use crate::names::NodeName;
 use crate::observed::{Address, App, Machine, MachineConfig, Observed, Power, Seen, Volume};
 use crate::plan::Action;
-use crate::protocol::{
-    Assignment, Lsn, NodeReport, PgReport, PgRole, Phase, ReplicaReport, Task, env,
-};
+use crate::protocol::{Assignment, Lsn, NodeReport, PgReport, PgRole, Phase, ReplicaReport, Task, env};
 use crate::settings;
 
 /// What a digest, id or time is called before it is known.
@@ -200,12 +198,9 @@ fn assign(world: &mut Observed, machine: &str, assignment: &Assignment) {
             replicas: Vec::new(),
             slots: assignment.peers.iter().filter(|p| p.node != assignment.node).map(|p| (p.node.slot(), 0)).collect(),
         },
-        Task::Follow { .. } => PgRole::Standby {
-            received: None,
-            replayed: Lsn::default(),
-            streaming_from: None,
-            replay_lag_seconds: None,
-        },
+        Task::Follow { .. } => {
+            PgRole::Standby { received: None, replayed: Lsn::default(), streaming_from: None, replay_lag_seconds: None }
+        }
     };
     let system_id = match &assignment.task {
         Task::Bootstrap { .. } => SystemId(LATER.to_owned()),

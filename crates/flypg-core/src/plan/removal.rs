@@ -49,8 +49,7 @@ fn steps(draft: &mut Draft, spec: &ClusterSpec, observed: &Observed) -> Option<V
     }
     for (name, node) in census.nodes.iter().filter(|(_, node)| node.machine.is_none()) {
         for volume in node.volumes.iter().filter(|v| v.attached_to.is_none()) {
-            let action =
-                Action::DeleteVolume { app: spec.name.clone(), node: name.clone(), volume: volume.id.clone() };
+            let action = Action::DeleteVolume { app: spec.name.clone(), node: name.clone(), volume: volume.id.clone() };
             draft.step(action, Why::ClusterLeft);
         }
     }

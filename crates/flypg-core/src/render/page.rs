@@ -48,7 +48,7 @@ impl Preview<'_> {
             for step in &turn.steps {
                 match &step.action {
                     Action::Assign { machine, assignment, .. } => match told(&world, machine, assignment) {
-                        Some(what) => lines.push(line(step, '~', what)),
+                        Some((what, why)) => lines.push(Line { mark: '~', what, why: why.to_owned(), risk: None }),
                         None => routed.push(assignment.node.to_string()),
                     },
                     action => {
@@ -111,18 +111,20 @@ fn line(step: &Step, mark: char, what: String) -> Line {
     Line { mark, what, why: words::why(&step.why), risk }
 }
 
-/// What is new for the node in this assignment beyond where the others are; `None` if nothing is.
-fn told(world: &Observed, machine: &str, assignment: &Assignment) -> Option<String> {
+/// What is new for the node in this assignment beyond where the others are, and why; `None` if nothing is.
+fn told(world: &Observed, machine: &str, assignment: &Assignment) -> Option<(String, &'static str)> {
     let report = world.reports.get(machine).and_then(|seen| seen.known());
     let node = &assignment.node;
     let role = report.and_then(|r| r.postgres.as_ref()).map(|pg| &pg.role);
     match &assignment.task {
-        Task::Bootstrap { .. } => Some(format!("{node} makes the cluster's data (initdb)")),
-        Task::Lead { .. } if !matches!(role, Some(PgRole::Primary { .. })) => Some(format!("{node} leads")),
-        Task::Follow { primary, .. } if report.is_none_or(|r| r.assignment.is_none()) => {
-            Some(format!("{node} is cloned from {primary} and follows it"))
+        Task::Bootstrap { .. } => Some((format!("{node} makes the cluster's data"), "initdb")),
+        Task::Lead { .. } if !matches!(role, Some(PgRole::Primary { .. })) => {
+            Some((format!("{node} leads"), "as on record"))
         }
-        Task::Lead { .. } | Task::Follow { .. } => parameters(report?, node, assignment),
+        Task::Follow { primary, .. } if report.is_none_or(|r| r.assignment.is_none()) => {
+            Some((format!("{node} follows {primary}"), "after a clone, where its volume is blank"))
+        }
+        Task::Lead { .. } | Task::Follow { .. } => Some((parameters(report?, node, assignment)?, "the file says so")),
     }
 }
 
@@ -157,7 +159,11 @@ pub fn text(preview: &Preview<'_>, paint: Paint) -> String {
     section(&mut page, "held", preview.left().iter(), |text| paint.warn(text));
     if preview.turns.iter().any(|turn| !turn.steps.is_empty()) {
         let Summary { create, change, destroy } = preview.summary();
-        let _ = writeln!(page, "\n{}", paint.bold(&format!("{create} to create, {change} to change, {destroy} to destroy")));
+        let _ = writeln!(
+            page,
+            "\n{}",
+            paint.bold(&format!("{create} to create, {change} to change, {destroy} to destroy"))
+        );
     }
     page
 }

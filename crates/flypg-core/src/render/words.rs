@@ -16,7 +16,7 @@ pub fn step(step: &Step) -> String {
 
 /// One hold as one line: what waits, and for what.
 pub fn hold(hold: &Hold) -> String {
-    format!("{} waits until {}", work(&hold.what), until(&hold.until))
+    format!("{}: until {}", work(&hold.what), until(&hold.until))
 }
 
 /// `+`, `~` or `-`, and the act.
@@ -147,7 +147,7 @@ fn subject(subject: Subject) -> &'static str {
     }
 }
 
-/// Ends a sentence that began with "… waits until".
+/// Ends a sentence that began with "… until".
 pub fn until(until: &Until) -> String {
     match until {
         Until::Readable { what, error } => format!("{} can be read ({error})", subject(*what)),
@@ -174,7 +174,9 @@ pub fn until(until: &Until) -> String {
         Until::HostReturns { node } => format!("the host of {node} answers again"),
         Until::Accounted { nodes } => {
             let names = list(nodes.iter().map(ToString::to_string));
-            format!("it is known what {names} hold: the record is lost, and data may be there")
+            format!(
+                "it is known what the volumes of {names} hold: there is no record of this cluster, and data may be there"
+            )
         }
         Until::OneLineage { nodes } => {
             let names = list(nodes.iter().map(ToString::to_string));

@@ -1,0 +1,269 @@
+//! What happens to a cluster without anybody asking for it.
+
+use expect_test::expect;
+use flypg_core::decree::SystemId;
+use flypg_core::observed::Seen;
+use flypg_core::protocol::Phase;
+
+use crate::scenario::{Edit, NOW, Scenario, check};
+
+#[test]
+fn a_stopped_machine_is_started() {
+    check(
+        Scenario::running("ha").happens(|world| world.stop("ord-2")),
+        expect![[r#"
+            orders-db: ord-1 leads in epoch 1
+
+              now
+                ~ machine ord-2 is started  (it does not run)
+                ~ ams-1, ord-1, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+
+              then
+                ~ ord-2 follows ord-1  (after a clone, where its volume is blank)
+
+              then
+                ~ ams-1, ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+
+            0 to create, 9 to change, 0 to destroy
+
+            plan again: quiet
+        "#]],
+    );
+}
+
+#[test]
+fn a_destroyed_replica_comes_back_on_its_volume() {
+    check(
+        Scenario::running("ha").happens(|world| world.destroy_machine("ord-2")),
+        expect![[r#"
+            orders-db: ord-1 leads in epoch 1
+
+              now
+                + machine ord-2, shared-2x 4096 MB with flypg/postgres:15  (the file wants 3 here, there are 2)
+                ~ ams-1, ord-1, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+
+              then
+                ~ ams-1, ord-1, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+
+              then
+                ~ ord-2 follows ord-1  (after a clone, where its volume is blank)
+
+              then
+                ~ ams-1, ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+
+            1 to create, 11 to change, 0 to destroy
+
+            plan again: quiet
+        "#]],
+    );
+}
+
+#[test]
+fn a_destroyed_primary_comes_back_on_its_volume() {
+    check(
+        Scenario::running("ha").happens(|world| world.destroy_machine("ord-1")),
+        expect![[r#"
+            orders-db: ord-1 leads in epoch 1
+
+              now
+                + machine ord-1, shared-2x 4096 MB with flypg/postgres:15  (the file wants 3 here, there are 2)
+                ~ ams-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+
+              then
+                ~ ord-1 leads  (as on record)
+                ~ machine ord-1: flypg_role=primary  (as on record)
+                ~ ams-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+
+              then
+                ~ ams-1, ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+
+            1 to create, 12 to change, 0 to destroy
+
+            plan again: quiet
+        "#]],
+    );
+}
+
+#[test]
+fn a_primary_whose_volume_is_gone_is_never_begun_anew() {
+    let scenario = Scenario::running("ha").happens(|world| {
+        world.destroy_machine("ord-1");
+        world.lose_volume("ord-1");
+    });
+    check(
+        scenario,
+        expect![[r#"
+            orders-db: ord-1 leads in epoch 1
+
+              now
+                ~ ams-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+
+              then
+                ~ ams-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+
+              held
+                ! ord-1: until the primary ord-1 is back with its volume
+                ! ams-1: until ams-1 streams from the primary
+                ! ord-2: until ord-2 streams from the primary
+                ! ord-3: until ord-3 streams from the primary
+
+            0 to create, 6 to change, 0 to destroy
+
+            plan again: held
+        "#]],
+    );
+}
+
+#[test]
+fn a_deleted_app_is_never_begun_anew() {
+    let scenario = Scenario::running("development").happens(|world| world.app = Seen::at(NOW, None));
+    check(
+        scenario,
+        expect![[r#"
+            notes-dev: ord-1 leads in epoch 1
+
+              held
+                ! everything: until the primary ord-1 is back with its volume
+
+            plan again: held
+        "#]],
+    );
+}
+
+#[test]
+fn a_lost_record_is_taken_from_the_nodes() {
+    check(
+        Scenario::running("ha").happens(|world| world.record = Seen::at(NOW, None)),
+        expect![[r#"
+        orders-db: ord-1 leads, by what all nodes say
+
+          now
+            ~ record: ord-1 leads, in epoch 1001  (the record was lost, and all nodes agree)
+            ~ machine ams-1: flypg_epoch=1001  (as on record)
+            ~ machine ord-1: flypg_epoch=1001  (as on record)
+            ~ machine ord-2: flypg_epoch=1001  (as on record)
+            ~ machine ord-3: flypg_epoch=1001  (as on record)
+            ~ ams-1, ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+
+        0 to create, 9 to change, 0 to destroy
+
+        plan again: quiet
+    "#]],
+    );
+}
+
+#[test]
+fn a_lost_record_is_not_guessed_while_a_node_is_silent() {
+    let scenario = Scenario::running("ha").happens(|world| {
+        world.record = Seen::at(NOW, None);
+        world.silence("ord-1");
+    });
+    let now = scenario.turns().remove(0);
+    assert!(now.steps.is_empty(), "{now:#?}");
+    expect!["ord-1: until ord-1 answers (connection timed out)"]
+        .assert_eq(&now.holds.iter().map(flypg_core::render::hold).collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn volumes_without_a_record_are_not_written_over() {
+    let scenario = Scenario::running("two-node").happens(|world| {
+        world.record = Seen::at(NOW, None);
+        world.destroy_machine("ord-1");
+        world.destroy_machine("ord-2");
+        world.add_volume("vol_third", "pg_ord_3", "ord");
+    });
+    let now = scenario.turns().remove(0);
+    assert!(!now.steps.iter().any(|s| matches!(s.action, flypg_core::plan::Action::Decide { .. })), "{now:#?}");
+    expect![
+        "making the cluster's data waits until it is known what ord-3 hold: the record is lost, and data may be there"
+    ]
+    .assert_eq(&now.holds.iter().map(flypg_core::render::hold).collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn a_node_with_another_clusters_data_is_kept_out() {
+    let scenario = Scenario::running("two-node").happens(|world| {
+        let report = world.report("ord-2");
+        report.postgres.as_mut().unwrap().system_id = SystemId("666".to_owned());
+        report.assignment = None;
+    });
+    check(
+        scenario,
+        expect![[r#"
+            billing-db: ord-1 leads in epoch 1
+
+              held
+                ! ord-2: until ord-2 is put in order: its data belong to another cluster (system identifier 666)
+
+            plan again: held
+        "#]],
+    );
+}
+
+#[test]
+fn a_quarantined_node_waits_for_a_person() {
+    let scenario = Scenario::running("two-node").happens(|world| {
+        world.report("ord-2").phase = Phase::Quarantined { why: "both slots of the ledger are unreadable".to_owned() };
+    });
+    check(
+        scenario,
+        expect![[r#"
+            billing-db: ord-1 leads in epoch 1
+
+              now
+                ~ ord-1: addresses and roles of the others  (so that they route and keep WAL)
+
+              held
+                ! ord-2: until ord-2 is put in order: both slots of the ledger are unreadable
+
+            0 to create, 1 to change, 0 to destroy
+
+            plan again: held
+        "#]],
+    );
+}
+
+#[test]
+fn a_host_that_does_not_answer_is_not_a_missing_machine() {
+    let scenario = Scenario::running("ha").happens(|world| {
+        let machine = world.machine("ord-2");
+        machine.host_ok = false;
+        machine.config = None;
+        world.silence("ord-2");
+    });
+    check(
+        scenario,
+        expect![[r#"
+            orders-db: ord-1 leads in epoch 1
+
+              now
+                ~ ams-1, ord-1, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+
+              held
+                ! ord-2: until the host of ord-2 answers again
+                ! ord-2: until ord-2 answers (connection timed out)
+
+            0 to create, 3 to change, 0 to destroy
+
+            plan again: held
+        "#]],
+    );
+}
+
+#[test]
+fn a_volume_made_twice_is_used_once() {
+    let scenario = Scenario::running("two-node").happens(|world| {
+        world.destroy_machine("ord-2");
+        world.add_volume("vol_a_twin", "pg_ord_2", "ord");
+    });
+    let plan = scenario.turns().remove(0);
+    let used: Vec<_> = plan
+        .steps
+        .iter()
+        .filter_map(|step| match &step.action {
+            flypg_core::plan::Action::CreateMachine { machine, .. } => Some(machine.volume.as_str()),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(used.len(), 1, "{plan:#?}");
+}

@@ -1,0 +1,243 @@
+//! What left the file.
+
+use expect_test::expect;
+use flypg_core::spec::Deletion;
+
+use crate::scenario::{Edit, Scenario, check};
+
+#[test]
+fn from_three_nodes_to_one_keeps_the_volumes() {
+    check(
+        Scenario::running("ha").edit(|spec| spec.primary.nodes = 1),
+        expect![[r#"
+            orders-db: ord-1 leads in epoch 1
+
+              now
+                ~ machine ord-3 is stopped  (the file wants 1 here, there are 3)
+                ~ ams-1, ord-1: addresses and roles of the others  (so that they route and keep WAL)
+
+              then
+                - machine ord-3  (the file wants 1 here, there are 3)
+
+              then
+                ~ machine ord-2 is stopped  (the file wants 1 here, there are 2)
+
+              then
+                - machine ord-2  (the file wants 1 here, there are 2)
+
+              waiting now
+                ! removing ord-2: until removing ord-3 is done
+
+            0 to create, 4 to change, 2 to destroy
+
+            plan again: quiet
+        "#]],
+    );
+}
+
+#[test]
+fn with_deletion_delete_the_volumes_go_too() {
+    let edited = Scenario::running("ha").edit(|spec| {
+        spec.primary.nodes = 2;
+        spec.deletion = Deletion::Delete;
+    });
+    check(
+        edited,
+        expect![[r#"
+        orders-db: ord-1 leads in epoch 1
+
+          now
+            ~ machine ord-3 is stopped  (the file wants 2 here, there are 3)
+            ~ ams-1, ord-1, ord-2: addresses and roles of the others  (so that they route and keep WAL)
+
+          then
+            - machine ord-3  (the file wants 2 here, there are 3)
+
+          then
+            - volume pg_ord_3 (volume of pg_ord_3)  (its node is not wanted, and `deletion: delete` lets the data go)
+
+        0 to create, 4 to change, 2 to destroy
+
+        plan again: quiet
+    "#]],
+    );
+}
+
+#[test]
+fn a_replica_region_is_removed() {
+    check(
+        Scenario::running("ha").edit(|spec| spec.replicas.clear()),
+        expect![[r#"
+        orders-db: ord-1 leads in epoch 1
+
+          now
+            ~ machine ams-1 is stopped  (the region left the file)
+            ~ ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+
+          then
+            - machine ams-1  (the region left the file)
+
+        0 to create, 4 to change, 1 to destroy
+
+        plan again: quiet
+    "#]],
+    );
+}
+
+#[test]
+fn nothing_is_removed_while_the_primary_is_silent() {
+    let scenario = Scenario::running("ha").edit(|spec| spec.primary.nodes = 1).happens(|world| world.silence("ord-1"));
+    let now = scenario.turns().remove(0);
+    assert!(now.steps.iter().all(|step| !step.action.destroys()), "{now:#?}");
+    expect![[r#"
+        ord-1: until ord-1 answers (connection timed out)
+        removing ord-3: until the primary ord-1 answers
+        removing ord-2: until removing ord-3 is done"#]]
+    .assert_eq(&now.holds.iter().map(flypg_core::render::hold).collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn a_primary_that_is_not_the_first_stays() {
+    // As after a failover: ord-2 leads, and the file wants one node.
+    let scenario = Scenario::running("two-node").happens(|world| {
+        let record = world.record.known_mut().unwrap().as_mut().unwrap();
+        record.primary = crate::scenario::node("ord-2");
+        let roles = ["ord-1", "ord-2"].map(|n| world.report(n).postgres.as_ref().unwrap().role.clone());
+        world.report("ord-1").postgres.as_mut().unwrap().role = roles[1].clone();
+        world.report("ord-2").postgres.as_mut().unwrap().role = roles[0].clone();
+    });
+    check(
+        scenario.edit(|spec| spec.primary.nodes = 1),
+        expect![[r#"
+        billing-db: ord-2 leads in epoch 1
+
+          now
+            ~ machine ord-2: flypg_role=primary  (as on record)
+            ~ machine ord-1 is stopped  (the file wants 1 here, there are 2)
+            ~ ord-2: addresses and roles of the others  (so that they route and keep WAL)
+
+          then
+            - machine ord-1  (the file wants 1 here, there are 2)
+
+        0 to create, 3 to change, 1 to destroy
+
+        plan again: quiet
+    "#]],
+    );
+}
+
+#[test]
+fn a_protected_cluster_that_left_the_files_stays() {
+    check(
+        Scenario::running("two-node").edit(|spec| spec.deletion = Deletion::Protect).leaves(),
+        expect![[r#"
+            billing-db: ord-1 leads in epoch 1
+
+              held
+                ! deleting the cluster: until the file that last named it says `deletion: delete` (it said `protect`)
+
+            plan again: held
+        "#]],
+    );
+}
+
+#[test]
+fn a_cluster_that_left_the_files_goes_and_its_volumes_stay() {
+    let scenario = Scenario::running("ha").edit(|spec| spec.deletion = Deletion::RetainVolumes).leaves();
+    check(
+        scenario,
+        expect![[r#"
+        orders-db: ord-1 leads in epoch 1
+
+          now
+            ~ machine ams-1 is stopped  (the cluster left the files)
+            ~ machine ord-2 is stopped  (the cluster left the files)
+            ~ machine ord-3 is stopped  (the cluster left the files)
+
+          then
+            - machine ams-1  (the cluster left the files)
+            - machine ord-2  (the cluster left the files)
+            - machine ord-3  (the cluster left the files)
+
+          then
+            ~ machine ord-1 is stopped  (the cluster left the files)
+
+          then
+            - machine ord-1  (the cluster left the files)
+
+        0 to create, 4 to change, 4 to destroy
+
+        plan again: quiet
+    "#]],
+    );
+}
+
+#[test]
+fn a_cluster_that_left_the_files_goes_altogether() {
+    let scenario = Scenario::running("ha").edit(|spec| spec.deletion = Deletion::Delete).leaves();
+    check(
+        scenario,
+        expect![[r#"
+        orders-db: ord-1 leads in epoch 1
+
+          now
+            ~ machine ams-1 is stopped  (the cluster left the files)
+            ~ machine ord-2 is stopped  (the cluster left the files)
+            ~ machine ord-3 is stopped  (the cluster left the files)
+
+          then
+            - machine ams-1  (the cluster left the files)
+            - machine ord-2  (the cluster left the files)
+            - machine ord-3  (the cluster left the files)
+
+          then
+            ~ machine ord-1 is stopped  (the cluster left the files)
+            - volume pg_ams_1 (volume of pg_ams_1)  (the cluster left the files)
+            - volume pg_ord_2 (volume of pg_ord_2)  (the cluster left the files)
+            - volume pg_ord_3 (volume of pg_ord_3)  (the cluster left the files)
+
+          then
+            - machine ord-1  (the cluster left the files)
+
+          then
+            - volume pg_ord_1 (volume of pg_ord_1)  (the cluster left the files)
+
+          then
+            - app orders-db  (the cluster left the files)
+
+          then
+            - record of orders-db  (the cluster left the files)
+
+        0 to create, 4 to change, 10 to destroy
+
+        plan again: quiet
+    "#]],
+    );
+}
+
+#[test]
+fn an_app_with_something_else_in_it_is_not_deleted() {
+    let scenario = Scenario::running("development")
+        .edit(|spec| spec.deletion = Deletion::Delete)
+        .happens(|world| world.add_foreign_machine("e784", "cron", "ord"))
+        .leaves();
+    check(
+        scenario,
+        expect![[r#"
+        notes-dev: ord-1 leads in epoch 1
+
+          now
+            ~ machine ord-1 is stopped  (the cluster left the files)
+
+          then
+            - machine ord-1  (the cluster left the files)
+
+          then
+            - volume pg_ord_1 (volume of pg_ord_1)  (the cluster left the files)
+
+        0 to create, 1 to change, 2 to destroy
+
+        plan again: quiet
+    "#]],
+    );
+}
