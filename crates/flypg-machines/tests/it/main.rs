@@ -1,0 +1,8 @@
+//! The crate from outside: the documented examples, the spellings of the wire, and the sender against real sockets.
+
+mod examples;
+mod round_trip;
+mod sender;
+mod server;
+mod setup;
+mod spellings;
