@@ -1,6 +1,8 @@
 //! The loop: observe, plan, act, wait. All that is decided is decided by `flypg-core`; this crate looks and does.
 
+pub mod act;
 pub mod agent;
+pub mod observe;
 pub mod store;
 pub mod translate;
 pub mod words;

@@ -43,6 +43,7 @@ CREATE TABLE known (
     cluster TEXT NOT NULL,
     thing   TEXT NOT NULL,
     id      TEXT NOT NULL,
+    since   TEXT NOT NULL,
     PRIMARY KEY (cluster, thing, id)
 ) STRICT;
 CREATE TABLE doubt (

@@ -12,6 +12,8 @@ pub struct Known {
     pub thing: Thing,
     /// Fly's id; for an app, its name.
     pub id: String,
+    /// When it was made, or first seen. Something new may not be visible everywhere yet.
+    pub since: Timestamp,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,7 +59,7 @@ impl Store {
         .await
     }
 
-    /// Notes what was seen to exist, and what was seen to be gone.
+    /// Notes what was seen to exist, and what was seen, or made, to be gone.
     ///
     /// # Errors
     /// See [`StoreError`].
@@ -132,17 +134,21 @@ impl Store {
 }
 
 fn insert_known(db: &Connection, cluster: &str, known: &Known) -> Result<(), rusqlite::Error> {
-    db.prepare_cached("INSERT OR IGNORE INTO known (cluster, thing, id) VALUES (?1, ?2, ?3)")?
-        .execute(params![cluster, thing_word(known.thing), known.id])
+    db.prepare_cached("INSERT OR IGNORE INTO known (cluster, thing, id, since) VALUES (?1, ?2, ?3, ?4)")?
+        .execute(params![cluster, thing_word(known.thing), known.id, known.since.to_string()])
         .map(drop)
 }
 
 fn known(db: &Connection, cluster: &str) -> Result<Vec<Known>, rusqlite::Error> {
-    db.prepare_cached("SELECT thing, id FROM known WHERE cluster = ?1 ORDER BY thing, id")?
+    db.prepare_cached("SELECT thing, id, since FROM known WHERE cluster = ?1 ORDER BY thing, id")?
         .query_map([cluster], |row| {
             let word: String = row.get(0)?;
             let thing = [Thing::App, Thing::Machine, Thing::Volume].into_iter().find(|thing| thing_word(*thing) == word);
-            Ok(Known { thing: thing.ok_or_else(|| malformed(0, UnknownWord(word)))?, id: row.get(1)? })
+            Ok(Known {
+                thing: thing.ok_or_else(|| malformed(0, UnknownWord(word)))?,
+                id: row.get(1)?,
+                since: timestamp(row, 2)?,
+            })
         })?
         .collect()
 }
@@ -152,14 +158,18 @@ fn doubts(db: &Connection, cluster: &str) -> Result<Vec<Doubt>, rusqlite::Error>
         .query_map([cluster], |row| {
             let word: String = row.get(0)?;
             let subject = SUBJECTS.into_iter().find(|subject| subject_word(*subject) == word);
-            let since: String = row.get(2)?;
             Ok(Doubt {
                 subject: subject.ok_or_else(|| malformed(0, UnknownWord(word)))?,
                 name: row.get(1)?,
-                since: since.parse().map_err(|error: jiff::Error| malformed(2, error))?,
+                since: timestamp(row, 2)?,
             })
         })?
         .collect()
+}
+
+fn timestamp(row: &rusqlite::Row<'_>, column: usize) -> Result<Timestamp, rusqlite::Error> {
+    let text: String = row.get(column)?;
+    text.parse().map_err(|error: jiff::Error| malformed(column, error))
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -217,7 +227,8 @@ mod tests {
         drop(store);
 
         let store = Store::open(dir.path()).unwrap();
-        let made = Known { thing: Thing::Volume, id: "vol_1".to_owned() };
+        let since = Timestamp::from_second(1).unwrap();
+        let made = Known { thing: Thing::Volume, id: "vol_1".to_owned(), since };
         let settled = vec![doubt("pg_ord_1", 1), doubt("pg_ord_2", 1)];
         store.settle(&cluster, settled, Some(made.clone())).await.unwrap();
         let recalled = store.recall(&cluster).await.unwrap();
@@ -239,7 +250,8 @@ mod tests {
         assert_eq!(Store::open_to_read(&empty).unwrap().recall(&cluster).await.unwrap(), Recalled::default());
         assert!(!empty.exists());
 
-        let known = |id: &str| Known { thing: Thing::Machine, id: id.to_owned() };
+        let since = Timestamp::from_second(1).unwrap();
+        let known = |id: &str| Known { thing: Thing::Machine, id: id.to_owned(), since };
         let writer = Store::open(dir.path()).unwrap();
         writer.note(&cluster, vec![known("a")], vec![]).await.unwrap();
         let reader = Store::open_to_read(dir.path()).unwrap();

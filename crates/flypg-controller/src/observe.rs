@@ -1,0 +1,326 @@
+//! Looking: the platform, the agents and the record, as one [`Observed`].
+//!
+//! One look is at most four calls of the Machines API, however many nodes there are, and one call per running agent.
+//! More are made only where something known to exist is missing from a list: lists lag behind, and have been empty
+//! when nothing was gone, so absence counts only once the thing itself was asked for.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use flypg_core::Timestamp;
+use flypg_core::keys::Key;
+use flypg_core::names::ClusterName;
+use flypg_core::observed::{Address, App, Machine, Observed, Power, Seen, Unknown, Volume};
+use flypg_core::plan::Subject;
+use flypg_core::protocol::NodeReport;
+use flypg_core::spec::ClusterSpec;
+use flypg_machines::{Cause, Client, Error, Request, apps, ips, machines, secrets, volumes};
+use futures::future::join_all;
+use jiff::SignedDuration;
+
+use crate::agent::{AgentClient, AgentError};
+use crate::store::{Doubt, Known, Recalled, Store, Thing};
+use crate::translate;
+use crate::words::chain;
+
+/// How long something just made may stay invisible: what Fly's own client allows.
+const VISIBLE_AFTER: SignedDuration = SignedDuration::from_secs(60);
+/// What a client that is looked through should be given for one call, repeats included: the next turn looks again.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The door through which the world is seen.
+pub trait Observer: Send {
+    /// Looks at everything.
+    fn observe(&mut self, spec: &ClusterSpec, now: Timestamp) -> impl Future<Output = Observed> + Send;
+
+    /// Asks the agents again, and the record; the platform stays as it was `seen`.
+    fn listen(
+        &mut self,
+        spec: &ClusterSpec,
+        seen: Observed,
+        now: Timestamp,
+    ) -> impl Future<Output = Observed> + Send;
+}
+
+/// Looks at a real platform and real agents.
+#[derive(Debug, Clone)]
+pub struct LiveObserver {
+    pub fly: Client,
+    pub agents: AgentClient,
+    pub store: Store,
+    /// Without it no agent answers, and none is asked.
+    pub master: Option<Key>,
+    /// How long after a call whose outcome is not known a read may still miss what it did.
+    pub settle: SignedDuration,
+}
+
+impl Observer for LiveObserver {
+    async fn observe(&mut self, spec: &ClusterSpec, now: Timestamp) -> Observed {
+        let recalled = match self.store.recall(&spec.name).await {
+            Ok(recalled) => recalled,
+            // Without its memory it cannot tell what is missing: it knows nothing.
+            Err(error) => return nothing(&chain(&error)),
+        };
+        let look = Look { observer: self, cluster: &spec.name, recalled: &recalled, now };
+        let (platform, volumes, secrets) = tokio::join!(
+            look.machines_and_what_hangs_on_them(),
+            look.volumes(),
+            look.read(secrets::list(spec.name.as_str(), &secrets::ListSecrets::default()), translate::secrets),
+        );
+        let mut observed = Observed {
+            record: Seen::at(now, recalled.record.clone()),
+            app: platform.app,
+            secrets,
+            addresses: platform.addresses,
+            machines: platform.machines,
+            volumes,
+            reports: platform.reports,
+        };
+        if matches!(observed.app.known(), Some(None)) {
+            // What is in an app that is not there is not there either, and said so with the same 404.
+            observed.secrets = Seen::at(now, BTreeMap::new());
+            observed.addresses = Seen::at(now, Vec::new());
+            observed.machines = Seen::at(now, Vec::new());
+            observed.volumes = Seen::at(now, Vec::new());
+        }
+        let resolved = cast_doubt(&mut observed, &recalled.doubts, now, self.settle);
+        let (seen, gone) = notes(&observed, &spec.name, &recalled.known, now);
+        let noted =
+            tokio::try_join!(self.store.settle(&spec.name, resolved, None), self.store.note(&spec.name, seen, gone));
+        if let Err(error) = noted {
+            return nothing(&chain(&error));
+        }
+        observed
+    }
+
+    async fn listen(&mut self, spec: &ClusterSpec, seen: Observed, now: Timestamp) -> Observed {
+        let recalled = match self.store.recall(&spec.name).await {
+            Ok(recalled) => recalled,
+            Err(error) => return nothing(&chain(&error)),
+        };
+        let look = Look { observer: self, cluster: &spec.name, recalled: &recalled, now };
+        let reports = match seen.machines.known() {
+            Some(machines) => look.reports(machines).await,
+            None => BTreeMap::new(),
+        };
+        Observed { record: Seen::at(now, recalled.record.clone()), reports, ..seen }
+    }
+}
+
+/// Everything unknown, for one reason.
+fn nothing(error: &str) -> Observed {
+    let mut observed = Observed::default();
+    observed.record = Seen::Unknown { why: Unknown::NoAnswer { error: error.to_owned() } };
+    for subject in [Subject::App, Subject::Secrets, Subject::Addresses, Subject::Machines, Subject::Volumes] {
+        blur(&mut observed, subject, &Unknown::NoAnswer { error: error.to_owned() });
+    }
+    observed
+}
+
+/// One look.
+struct Look<'a> {
+    observer: &'a LiveObserver,
+    cluster: &'a ClusterName,
+    recalled: &'a Recalled,
+    now: Timestamp,
+}
+
+struct Platform {
+    app: Seen<Option<App>>,
+    machines: Seen<Vec<Machine>>,
+    addresses: Seen<Vec<Address>>,
+    reports: BTreeMap<String, Seen<NodeReport>>,
+}
+
+impl Look<'_> {
+    async fn send<T>(&self, request: Request<T>) -> Result<T, Error> {
+        self.observer.fly.send(request).await
+    }
+
+    async fn read<T, U>(&self, request: Request<T>, translate: impl FnOnce(T) -> U) -> Seen<U> {
+        match self.send(request).await {
+            Ok(answer) => Seen::at(self.now, translate(answer)),
+            Err(error) => self.unknown(&error),
+        }
+    }
+
+    fn unknown<T>(&self, error: &Error) -> Seen<T> {
+        let refused = matches!(error.cause(), Some(Cause::Unauthorized | Cause::Forbidden));
+        let why = match refused || error.is_not_found() {
+            // A new app may be hidden from its own maker for a moment.
+            true if self.is_new(Thing::App, self.cluster.as_str()) => Unknown::Changing,
+            true if refused => Unknown::Forbidden { error: chain(error) },
+            _ => Unknown::NoAnswer { error: chain(error) },
+        };
+        Seen::Unknown { why }
+    }
+
+    fn is_new(&self, thing: Thing, id: &str) -> bool {
+        let made = self.recalled.known.iter().find(|known| known.thing == thing && known.id == id);
+        made.is_some_and(|known| self.now.duration_since(known.since) < VISIBLE_AFTER)
+    }
+
+    /// The list of Machines says whether the app exists, and which agents there are to ask.
+    async fn machines_and_what_hangs_on_them(&self) -> Platform {
+        let app = self.cluster.as_str();
+        let list = |cursor| machines::list(app, &machines::ListMachines { cursor, ..Default::default() });
+        match self.observer.fly.all(list).await {
+            Ok(listed) => {
+                let machines = self.confirm(listed.items, Thing::Machine, |id| machines::get(app, id), |wire| &wire.id).await;
+                let translate = |wire| translate::machine(wire, self.cluster);
+                let machines = machines.map(|list| list.into_iter().filter_map(translate).collect::<Vec<_>>());
+                let known = machines.known().map_or(&[][..], Vec::as_slice);
+                let (reports, addresses) =
+                    tokio::join!(self.reports(known), self.read(ips::list(app), translate::addresses));
+                let here = App { organization: None };
+                Platform { app: Seen::at(self.now, Some(here)), machines, addresses, reports }
+            }
+            Err(error) => {
+                let app = if error.is_not_found() { self.confirm_app().await } else { self.unknown(&error) };
+                Platform {
+                    app,
+                    machines: self.unknown(&error),
+                    addresses: self.unknown(&error),
+                    reports: BTreeMap::new(),
+                }
+            }
+        }
+    }
+
+    /// Asks for the app itself, after a list said that there is none.
+    async fn confirm_app(&self) -> Seen<Option<App>> {
+        match self.send(apps::get(self.cluster.as_str())).await {
+            Ok(app) => Seen::at(self.now, Some(translate::app(app))),
+            Err(error) if error.is_not_found() && !self.is_new(Thing::App, self.cluster.as_str()) => {
+                Seen::at(self.now, None)
+            }
+            Err(error) => self.unknown(&error),
+        }
+    }
+
+    async fn volumes(&self) -> Seen<Vec<Volume>> {
+        let app = self.cluster.as_str();
+        let list = |cursor| volumes::list(app, &volumes::ListVolumes { cursor, ..Default::default() });
+        match self.observer.fly.all(list).await {
+            Ok(listed) => self
+                .confirm(listed.items, Thing::Volume, |id| volumes::get(app, id), |wire| &wire.id)
+                .await
+                .map(|list| list.into_iter().filter_map(translate::volume).collect()),
+            Err(error) => self.unknown(&error),
+        }
+    }
+
+    /// Asks for each thing that is known to have existed and is not in the list.
+    async fn confirm<T>(
+        &self,
+        mut listed: Vec<T>,
+        thing: Thing,
+        get: impl Fn(&str) -> Request<T>,
+        id_of: impl Fn(&T) -> &String,
+    ) -> Seen<Vec<T>> {
+        let is_listed = |known: &&Known| listed.iter().any(|item| *id_of(item) == known.id);
+        let missing: Vec<&Known> =
+            self.recalled.known.iter().filter(|known| known.thing == thing && !is_listed(known)).collect();
+        for (known, answer) in missing.iter().zip(join_all(missing.iter().map(|known| self.send(get(&known.id)))).await)
+        {
+            match answer {
+                Ok(item) => listed.push(item),
+                Err(error) if error.is_not_found() && self.is_new(thing, &known.id) => {
+                    return Seen::Unknown { why: Unknown::Changing };
+                }
+                Err(error) if error.is_not_found() => {}
+                Err(error) => return self.unknown(&error),
+            }
+        }
+        Seen::at(self.now, listed)
+    }
+
+    /// Asks the agent of every node that runs.
+    async fn reports(&self, machines: &[Machine]) -> BTreeMap<String, Seen<NodeReport>> {
+        let Some(master) = &self.observer.master else { return BTreeMap::new() };
+        let key = master.of_cluster(self.cluster);
+        let running = machines.iter().filter(|machine| machine.power == Power::Started);
+        let asked = running.filter_map(|machine| {
+            let (node, address) = machine.node_of(self.cluster).zip(machine.address)?;
+            let key = &key;
+            Some(async move {
+                let seen = match self.observer.agents.report(address, key).await {
+                    Ok(report) if report.machine == machine.id && report.node == node => Seen::at(self.now, report),
+                    Ok(report) => {
+                        let error = format!(
+                            "the agent at {address} is that of {} on Machine {}: the address has changed hands",
+                            report.node, report.machine
+                        );
+                        Seen::Unknown { why: Unknown::NoAnswer { error } }
+                    }
+                    Err(error @ AgentError::WrongKey { .. }) => {
+                        Seen::Unknown { why: Unknown::Forbidden { error: chain(&error) } }
+                    }
+                    Err(error) => Seen::Unknown { why: Unknown::NoAnswer { error: chain(&error) } },
+                };
+                (machine.id.clone(), seen)
+            })
+        });
+        join_all(asked).await.into_iter().collect()
+    }
+}
+
+/// What a call may have changed is not known until a read that began `settle` after it. Returns the doubts that such
+/// a read has resolved.
+fn cast_doubt(observed: &mut Observed, doubts: &[Doubt], now: Timestamp, settle: SignedDuration) -> Vec<Doubt> {
+    let (settled, open): (Vec<&Doubt>, Vec<&Doubt>) =
+        doubts.iter().partition(|doubt| now.duration_since(doubt.since) >= settle);
+    let resolved = settled.into_iter().filter(|doubt| is_known(observed, doubt.subject)).cloned().collect();
+    for doubt in open {
+        blur(observed, doubt.subject, &Unknown::Changing);
+    }
+    resolved
+}
+
+/// What was seen is not known any more.
+pub(crate) fn blur(observed: &mut Observed, subject: Subject, why: &Unknown) {
+    let why = why.clone();
+    match subject {
+        Subject::Record => observed.record = Seen::Unknown { why },
+        Subject::App => observed.app = Seen::Unknown { why },
+        Subject::Secrets => observed.secrets = Seen::Unknown { why },
+        Subject::Addresses => observed.addresses = Seen::Unknown { why },
+        Subject::Machines => observed.machines = Seen::Unknown { why },
+        Subject::Volumes => observed.volumes = Seen::Unknown { why },
+    }
+}
+
+fn is_known(observed: &Observed, subject: Subject) -> bool {
+    match subject {
+        Subject::Record => observed.record.known().is_some(),
+        Subject::App => observed.app.known().is_some(),
+        Subject::Secrets => observed.secrets.known().is_some(),
+        Subject::Addresses => observed.addresses.known().is_some(),
+        Subject::Machines => observed.machines.known().is_some(),
+        Subject::Volumes => observed.volumes.known().is_some(),
+    }
+}
+
+/// What to remember of a look: ours that are seen for the first time, and known ones that are gone.
+fn notes(observed: &Observed, cluster: &ClusterName, known: &[Known], now: Timestamp) -> (Vec<Known>, Vec<Known>) {
+    let mut seen: BTreeMap<Thing, Vec<&str>> = BTreeMap::new();
+    if let Some(app) = observed.app.known() {
+        seen.insert(Thing::App, app.iter().map(|_| cluster.as_str()).collect());
+    }
+    if let Some(machines) = observed.machines.known() {
+        let ours = machines.iter().filter(|machine| machine.node_of(cluster).is_some());
+        seen.insert(Thing::Machine, ours.map(|machine| machine.id.as_str()).collect());
+    }
+    if let Some(volumes) = observed.volumes.known() {
+        let ours = volumes.iter().filter(|volume| volume.node().is_some());
+        seen.insert(Thing::Volume, ours.map(|volume| volume.id.as_str()).collect());
+    }
+    let is_known = |thing: Thing, id: &str| known.iter().any(|known| known.thing == thing && known.id == id);
+    let new = seen.iter().flat_map(|(thing, ids)| ids.iter().map(move |id| (*thing, *id)));
+    let new = new.filter(|(thing, id)| !is_known(*thing, id));
+    let new = new.map(|(thing, id)| Known { thing, id: id.to_owned(), since: now }).collect();
+    let gone = known.iter().filter(|known| {
+        seen.get(&known.thing).is_some_and(|ids| !ids.contains(&known.id.as_str()))
+    });
+    (new, gone.cloned().collect())
+}
