@@ -18,8 +18,10 @@ use crate::types::Secret;
 /// The public address of the Machines API.
 pub const PUBLIC_API: &str = "https://api.machines.dev";
 
-const REQUEST_ID: &str = "fly-request-id";
-const NEXT_CURSOR: &str = "fly-next-cursor";
+/// The header that names a request to Fly's support.
+pub const REQUEST_ID: &str = "fly-request-id";
+/// The header with the cursor of a list's next page; absent on the last.
+pub const NEXT_CURSOR: &str = "fly-next-cursor";
 
 /// More pages than this are a server going round in circles.
 const MOST_PAGES: u32 = 1000;
@@ -86,6 +88,8 @@ pub enum ConfigError {
     UrlParts,
     #[error("the API token cannot be used")]
     Token(#[source] TokenError),
+    #[error("the user agent has characters that cannot be sent in a header")]
+    UserAgent,
     #[error("TLS cannot be set up; are CA certificates installed (Debian: `apt-get install ca-certificates`)?")]
     Tls(#[source] Source),
 }
@@ -121,8 +125,9 @@ impl Client {
     pub fn new(config: ClientConfig) -> Result<Self, ConfigError> {
         let base = parse_base(&config.base_url)?;
         let authorization = config.token.as_ref().map(authorization).transpose().map_err(ConfigError::Token)?;
+        let user_agent = http::HeaderValue::try_from(config.user_agent).map_err(|_| ConfigError::UserAgent)?;
         let mut http = reqwest::Client::builder()
-            .user_agent(config.user_agent)
+            .user_agent(user_agent)
             .connect_timeout(config.connect_timeout)
             // A connection that the other side has just dropped turns a create into a doubt: keep few of them.
             .pool_idle_timeout(Duration::from_secs(15))
@@ -222,6 +227,9 @@ impl Shared {
         }
 
         let timeout = self.answer_timeout(request).min(left(deadline));
+        if timeout.is_zero() {
+            return Err(Error::not_done(Cause::Timeout, exchange(), None));
+        }
         let begun = Instant::now();
         let response = self
             .build(request, url, timeout)

@@ -44,7 +44,7 @@ pub mod types;
 
 pub use auth::TokenError;
 pub use bucket::Limits;
-pub use client::{Client, ClientConfig, ConfigError, PUBLIC_API};
+pub use client::{Client, ClientConfig, ConfigError, NEXT_CURSOR, PUBLIC_API, REQUEST_ID};
 pub use error::{BODY_KEPT, Cause, Error, Exchange, Reason, Source};
 pub use request::{
     Idempotence, LEASE_NONCE, Page, Paged, Removal, Request, apps, ips, leases, lifecycle, machines, metadata, orgs,

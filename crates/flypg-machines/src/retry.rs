@@ -17,6 +17,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 /// Pauses are drawn from this much around their length.
 const JITTER: f64 = 0.5;
 
+/// An attempt with less time than this is not begun: it would end in a doubt rather than in an answer.
+const SHORTEST_ATTEMPT: Duration = Duration::from_millis(250);
+
 /// What to do about an attempt that failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Decision {
@@ -40,7 +43,7 @@ pub fn decide(error: &Error, idempotence: Idempotence, left: Duration) -> Decisi
         return Decision::GiveUp;
     }
     match error.retry_after() {
-        Some(pause) if pause >= left => Decision::GiveUp,
+        Some(pause) if pause.saturating_add(SHORTEST_ATTEMPT) > left => Decision::GiveUp,
         // "At once" is not what a server in trouble needs.
         Some(pause) if pause >= FIRST_PAUSE => Decision::RepeatAfter(pause),
         Some(_) | None => Decision::Repeat,
@@ -106,7 +109,7 @@ fn pauses(left: Duration) -> ExponentialBackoff<SystemClock> {
         .with_randomization_factor(JITTER)
         .with_max_interval(LONGEST_PAUSE)
         // The crate's own default is 15 minutes.
-        .with_max_elapsed_time(Some(left))
+        .with_max_elapsed_time(Some(left.saturating_sub(SHORTEST_ATTEMPT)))
         .build()
 }
 
@@ -202,6 +205,7 @@ mod tests {
         let seven = Duration::from_secs(7);
         assert_eq!(decide(&throttled, Once, LONG), Decision::RepeatAfter(seven));
         assert_eq!(decide(&throttled, Once, seven), Decision::GiveUp);
+        assert_eq!(decide(&answered(Once, 429, Some(u64::MAX)), Once, LONG), Decision::GiveUp);
         assert_eq!(decide(&answered(Once, 429, Some(0)), Once, LONG), Decision::Repeat);
         // It does not make a create repeatable.
         assert_eq!(decide(&answered(Once, 503, Some(1)), Once, LONG), Decision::GiveUp);

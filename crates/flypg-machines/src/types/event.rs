@@ -1,7 +1,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Extra;
-use super::open::{nullable, open_enum};
+use super::open::{lenient, nullable, open_enum};
 
 open_enum! {
     EventType {
@@ -39,8 +39,8 @@ pub struct MachineEvent {
     /// Milliseconds since the Unix epoch.
     #[serde(default, deserialize_with = "nullable")]
     pub timestamp: i64,
-    /// `null` on launch and destroy events.
-    #[serde(default)]
+    /// `null` on launch and destroy events. What has another shape is taken for that.
+    #[serde(default, deserialize_with = "lenient")]
     pub request: Option<EventRequest>,
     #[serde(flatten)]
     pub extra: Extra,

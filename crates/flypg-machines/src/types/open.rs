@@ -84,6 +84,17 @@ where
     Option::<T>::deserialize(from).map(Option::unwrap_or_default)
 }
 
+/// Reads what is only there to inform, and takes a shape it does not know for absence: a surprise in a detail must
+/// not make the whole unreadable.
+pub(crate) fn lenient<'de, T, D>(from: D) -> Result<Option<T>, D::Error>
+where
+    T: serde::de::DeserializeOwned,
+    D: Deserializer<'de>,
+{
+    let value = serde_json::Value::deserialize(from)?;
+    Ok(serde_json::from_value(value).ok())
+}
+
 /// For `skip_serializing_if`: fly-go leaves `false` out as well.
 pub(crate) fn is_false(flag: &bool) -> bool {
     !*flag

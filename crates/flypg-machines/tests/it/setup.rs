@@ -33,6 +33,12 @@ fn tokens_that_cannot_be_sent_are_refused_without_showing_them() {
     }
 }
 
+#[test]
+fn a_user_agent_that_cannot_be_sent_is_refused() {
+    let config = ClientConfig { user_agent: "a\nb".to_owned(), ..ClientConfig::new("http://127.0.0.1:1") };
+    assert!(matches!(Client::new(config), Err(ConfigError::UserAgent)));
+}
+
 #[tokio::test]
 async fn every_request_has_the_token_and_says_who_asks() {
     let server = Server::start([Answer::new(200, "[]")]).await;

@@ -125,6 +125,15 @@ fn exited_at_is_a_number_or_text_and_may_be_nested() {
 }
 
 #[test]
+fn a_detail_of_an_unknown_shape_does_not_hide_the_machine() {
+    for request in [json!("x"), json!([1]), json!({ "exit_event": "gone" }), json!({ "exit_event": { "signal": 1.5 } })]
+    {
+        let machine: Machine = read(json!({ "id": "m", "events": [{ "type": "exit", "request": request }] }));
+        assert_eq!(machine.events[0].request, None);
+    }
+}
+
+#[test]
 fn leases_come_flat_and_in_an_envelope() {
     let flat = json!({ "nonce": "n", "expires_at": 1, "owner": "o", "description": "d", "version": "v" });
     let envelope = json!({ "status": "success", "data": flat });
