@@ -1,0 +1,12 @@
+# A list of names. What each does is in scripts/ or in cargo.
+
+demo:      ; @scripts/demo                       # a cluster on this computer, in a minute
+demo-stop: ; @scripts/demo-stop                  # and nothing of it left
+test:      ; @scripts/test                       # everything CI runs
+check:     ; cargo clippy --workspace --all-targets --locked -- -D warnings && cargo fmt --all --check
+golden:    ; cargo test --locked -p flypg-tests --test golden
+e2e:       ; @scripts/test e2e
+bench:     ; @scripts/bench
+fmt:       ; cargo fmt --all
+
+.PHONY: demo demo-stop test check golden e2e bench fmt
