@@ -2,9 +2,14 @@
 
 pub mod act;
 pub mod agent;
+pub mod journal;
+pub mod keeper;
+pub mod listen;
 pub mod observe;
+pub mod pace;
 pub mod store;
 pub mod translate;
+pub mod turn;
 pub mod words;
 
 #[cfg(test)]

@@ -1,0 +1,157 @@
+//! The journal: what was seen, what was planned and what came of it, one JSON object per line, for every turn that did
+//! or learned something. No secrets: an [`Observed`] holds digests, and a plan holds none.
+
+use std::fs::{File, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use flypg_core::Timestamp;
+use flypg_core::names::ClusterName;
+use flypg_core::observed::Observed;
+use flypg_core::plan::{Hold, Plan, Step};
+use serde::{Deserialize, Serialize};
+
+use crate::turn::Turn;
+use crate::words::chain;
+
+/// A file that reached this many bytes becomes the old one; the one before it goes.
+const LONGEST: u64 = 8 << 20;
+
+/// One line.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Entry {
+    pub at: Timestamp,
+    /// What the file said: [`flypg_core::status::generation`].
+    pub generation: String,
+    pub observed: Observed,
+    pub plan: Plan,
+    pub outcome: Vec<Outcome>,
+}
+
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    pub step: Step,
+    /// `done`, `not done`, `maybe done` or `refused`.
+    pub came_to: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub error: Option<String>,
+    pub took_ms: u64,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("the journal {} cannot be written", .path.display())]
+pub struct JournalError {
+    path: PathBuf,
+    #[source]
+    source: std::io::Error,
+}
+
+/// The journal of one cluster: two files of at most 8 MiB each and a line.
+#[derive(Debug)]
+pub struct Journal {
+    path: PathBuf,
+    file: File,
+    bytes: u64,
+    /// The plan of the last turn that was looked at.
+    last: Option<(Vec<Step>, Vec<Hold>)>,
+}
+
+impl Journal {
+    /// Opens `<dir>/<cluster>.jsonl` to append to it.
+    ///
+    /// # Errors
+    /// If the file cannot be opened.
+    pub fn open(dir: &Path, cluster: &ClusterName) -> Result<Self, JournalError> {
+        let path = dir.join(format!("{cluster}.jsonl"));
+        let failed = |source| JournalError { path: path.clone(), source };
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
+        let file = append_to(&path).map_err(failed)?;
+        let bytes = file.metadata().map_err(failed)?.len();
+        Ok(Self { path, file, bytes, last: None })
+    }
+
+    /// Writes the turn down, unless it did nothing and planned and held what the one before did.
+    ///
+    /// # Errors
+    /// If the line cannot be written.
+    pub fn write(&mut self, generation: String, turn: &Turn) -> Result<(), JournalError> {
+        let plan = (turn.plan.steps.clone(), turn.plan.holds.clone());
+        if turn.results.is_empty() && self.last.as_ref() == Some(&plan) {
+            return Ok(());
+        }
+        self.last = Some(plan);
+        let outcome = turn.results.iter().map(|done| Outcome {
+            step: done.step.clone(),
+            came_to: done.result.as_ref().map_or_else(|error| error.kind(), |()| "done").to_owned(),
+            error: done.result.as_ref().err().map(|error| chain(error)),
+            took_ms: u64::try_from(done.took.as_millis()).unwrap_or(u64::MAX),
+        });
+        let entry = Entry {
+            at: turn.at,
+            generation,
+            observed: turn.observed.clone(),
+            plan: turn.plan.clone(),
+            outcome: outcome.collect(),
+        };
+        let mut line = serde_json::to_vec(&entry).expect("an entry has string keys only");
+        line.push(b'\n');
+        self.append(&line).map_err(|source| JournalError { path: self.path.clone(), source })
+    }
+
+    fn append(&mut self, line: &[u8]) -> std::io::Result<()> {
+        if self.bytes >= LONGEST {
+            std::fs::rename(&self.path, self.path.with_extension("jsonl.1"))?;
+            self.file = append_to(&self.path)?;
+            self.bytes = 0;
+        }
+        self.bytes += line.len() as u64;
+        self.file.write_all(line)
+    }
+}
+
+fn append_to(path: &Path) -> std::io::Result<File> {
+    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
+}
+
+#[cfg(test)]
+mod tests {
+    use flypg_core::failover::Verdict;
+
+    use super::*;
+
+    #[test]
+    fn only_what_is_new_is_written_and_it_stays_bounded() {
+        let dir = tempfile::tempdir().unwrap();
+        let cluster: ClusterName = "orders-db".parse().unwrap();
+        let mut journal = Journal::open(dir.path(), &cluster).unwrap();
+        let mut turn = Turn {
+            at: Timestamp::UNIX_EPOCH,
+            observed: Observed::default(),
+            plan: Plan {
+                cluster: cluster.clone(),
+                verdict: Verdict::Unknown,
+                steps: Vec::new(),
+                holds: Vec::new(),
+            },
+            results: Vec::new(),
+        };
+        for _ in 0..3 {
+            journal.write("g1".to_owned(), &turn).unwrap();
+        }
+        let path = dir.path().join("orders-db.jsonl");
+        let lines = |path: &Path| std::fs::read_to_string(path).unwrap();
+        assert_eq!(lines(&path).lines().count(), 1);
+        let entry: Entry = serde_json::from_str(lines(&path).trim()).unwrap();
+        assert_eq!((entry.plan, entry.observed), (turn.plan.clone(), turn.observed.clone()));
+
+        journal.bytes = LONGEST;
+        turn.plan.holds.push(Hold {
+            what: flypg_core::plan::Work::Everything,
+            until: flypg_core::plan::Until::Confirmed { what: flypg_core::plan::Subject::App },
+        });
+        journal.write("g2".to_owned(), &turn).unwrap();
+        assert_eq!(lines(&path).lines().count(), 1);
+        assert!(dir.path().join("orders-db.jsonl.1").exists());
+    }
+}

@@ -1,0 +1,150 @@
+//! Keeps one cluster: turn after turn, with a rest between them that ends when there is a reason to look again.
+
+use std::collections::hash_map::RandomState;
+use std::hash::{BuildHasher, Hasher};
+use std::time::Duration;
+
+use flypg_core::Timestamp;
+use flypg_core::observed::Observed;
+use flypg_core::status::generation;
+use tokio::time::{Instant, sleep_until};
+
+use crate::act::Actuator;
+use crate::journal::Journal;
+use crate::listen::Ears;
+use crate::observe::Observer;
+use crate::pace::{Look, Next, Pace};
+use crate::turn::{Turn, Wanted, Witness, turn, turn_on_report};
+
+/// What was seen of the platform is not planned on for longer than this, whatever the agents say.
+const FRESH: Duration = Duration::from_secs(5);
+/// Between two turns that agents' reports set off: a clone's progress is no reason to spin.
+const BREATH: Duration = Duration::from_millis(50);
+
+/// Keeps one cluster.
+#[derive(Debug)]
+pub struct Keeper<O, A, W> {
+    pub wanted: Wanted,
+    observer: O,
+    actuator: A,
+    witness: W,
+    clock: fn() -> Timestamp,
+    pace: Pace,
+    ears: Option<Ears>,
+    journal: Option<Journal>,
+    /// The last look at the platform, if nothing was asked of it since.
+    seen: Option<(Instant, Observed)>,
+    next: Next,
+    rested_at: Instant,
+}
+
+/// Why a rest ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Woken {
+    /// Its time had come.
+    Due,
+    /// An agent has something to say.
+    Heard,
+}
+
+impl<O: Observer, A: Actuator, W: Witness> Keeper<O, A, W> {
+    pub fn new(wanted: Wanted, observer: O, actuator: A, witness: W, clock: fn() -> Timestamp) -> Self {
+        Self {
+            wanted,
+            observer,
+            actuator,
+            witness,
+            clock,
+            pace: Pace::default(),
+            ears: None,
+            journal: None,
+            seen: None,
+            next: Next { after: Duration::ZERO, look: Look::Everything },
+            rested_at: Instant::now(),
+        }
+    }
+
+    /// Agents' reports end a rest.
+    pub fn with_ears(mut self, ears: Ears) -> Self {
+        self.ears = Some(ears);
+        self
+    }
+
+    /// Turns are written down.
+    pub fn with_journal(mut self, journal: Journal) -> Self {
+        self.journal = Some(journal);
+        self
+    }
+
+    /// The file changed: nothing that was learned about the old wish counts, least of all how long to wait.
+    pub fn want(&mut self, wanted: Wanted) {
+        self.wanted = wanted;
+        self.pace = Pace::default();
+        self.next = Next { after: Duration::ZERO, look: Look::Everything };
+    }
+
+    /// Turns in a row that got nowhere, once there are too many.
+    pub fn stuck(&self) -> Option<u32> {
+        self.pace.stuck()
+    }
+
+    /// When the next turn comes at the latest.
+    pub fn next(&self) -> Next {
+        self.next
+    }
+
+    /// One turn.
+    pub async fn turn(&mut self) -> Turn {
+        let seen = self.seen.take().filter(|(at, _)| self.next.look == Look::Reports && at.elapsed() < FRESH);
+        let begun = Instant::now();
+        let (seen_at, turn) = match seen {
+            Some((at, seen)) => {
+                let turn =
+                    turn_on_report(&mut self.observer, &self.actuator, &self.wanted, seen, self.clock, &self.witness);
+                (at, turn.await)
+            }
+            None => {
+                let turn = turn(&mut self.observer, &self.actuator, &self.wanted, self.clock, &self.witness);
+                (begun, turn.await)
+            }
+        };
+        if turn.left_platform_alone() {
+            self.seen = Some((seen_at, turn.observed.clone()));
+        }
+        if let Some(ears) = &mut self.ears {
+            ears.attend(&turn.observed);
+        }
+        if let Some(journal) = &mut self.journal
+            && let Err(error) = journal.write(generation(self.wanted.spec()), &turn)
+        {
+            // The cluster matters more than its diary.
+            tracing::warn!(cluster = %self.wanted.name(), error = crate::words::chain(&error), "not written down");
+        }
+        self.next = self.pace.after(&turn, chance());
+        self.rested_at = Instant::now();
+        turn
+    }
+
+    /// Rests until the next turn is due, or an agent has something to say. May be dropped and called again.
+    pub async fn rest(&mut self) -> Woken {
+        let due = sleep_until(self.rested_at + self.next.after);
+        let Some(ears) = &self.ears else {
+            due.await;
+            return Woken::Due;
+        };
+        tokio::select! {
+            () = due => Woken::Due,
+            () = ears.heard() => {
+                sleep_until(self.rested_at + BREATH).await;
+                self.next.look = Look::Reports;
+                Woken::Heard
+            }
+        }
+    }
+}
+
+/// 0 to 1, different every time.
+fn chance() -> f64 {
+    let random = RandomState::new().build_hasher().finish();
+    (random >> 11) as f64 / (1_u64 << 53) as f64
+}
