@@ -228,7 +228,7 @@ impl Shared {
 
         let timeout = self.answer_timeout(request).min(left(deadline));
         if timeout.is_zero() {
-            return Err(Error::not_done(Cause::Timeout, exchange(), None));
+            return Err(Error::not_done(Cause::Deadline, exchange(), None));
         }
         let begun = Instant::now();
         let response = self

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use backoff::exponential::{ExponentialBackoff, ExponentialBackoffBuilder};
@@ -63,6 +64,7 @@ fn passes(cause: Cause, idempotence: Idempotence) -> bool {
         | Cause::TooLarge
         | Cause::Unsendable
         | Cause::BucketShut
+        | Cause::Deadline
         | Cause::TooManyPages => false,
     }
 }
@@ -94,6 +96,7 @@ where
     };
     let notify = |error: Error, pause: Duration| {
         tracing::debug!(%error, ?pause, "sending again");
+        history.keep(error);
     };
     retry_notify(pauses(left(deadline)), operation, notify).await.map_err(|error| history.close(error))
 }
@@ -120,6 +123,8 @@ struct History {
     may_have_happened: AtomicBool,
     /// The same, without the last attempt.
     earlier: AtomicBool,
+    /// The last error that was followed by another attempt.
+    kept: Mutex<Option<Error>>,
 }
 
 impl History {
@@ -134,8 +139,20 @@ impl History {
         }
     }
 
-    fn close(&self, error: Error) -> Error {
-        error.after(self.attempts.load(Ordering::Relaxed), self.earlier.load(Ordering::Relaxed))
+    fn keep(&self, error: Error) {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+    }
+
+    fn close(&self, last: Error) -> Error {
+        let attempts = self.attempts.load(Ordering::Relaxed);
+        let earlier = self.earlier.load(Ordering::Relaxed);
+        if matches!(last.cause(), Some(Cause::BucketShut | Cause::Deadline))
+            && let Some(told) = self.kept.lock().unwrap_or_else(PoisonError::into_inner).take()
+        {
+            // The last attempt was not even sent: what became of the one before is worth more.
+            return told.after(attempts - 1, earlier);
+        }
+        last.after(attempts, earlier)
     }
 }
 
@@ -161,7 +178,7 @@ mod tests {
     fn failed(idempotence: Idempotence, cause: Cause) -> Error {
         let exchange = Exchange::new(&Method::POST, "/v1/apps");
         match cause {
-            Cause::Connect | Cause::BucketShut => Error::not_done(cause, exchange, None),
+            Cause::Connect | Cause::BucketShut | Cause::Deadline => Error::not_done(cause, exchange, None),
             _ => Error::unclear(idempotence, cause, exchange, None),
         }
     }
@@ -232,6 +249,18 @@ mod tests {
             async move { outcome }
         })
         .await
+    }
+
+    #[tokio::test]
+    async fn an_attempt_that_was_not_sent_does_not_hide_the_one_before() {
+        for unsent in [Cause::BucketShut, Cause::Deadline] {
+            let script = vec![Err(answered(Repeatable, 502, None)), Err(failed(Repeatable, unsent))];
+            let error = run(Repeatable, script).await.unwrap_err();
+            assert!(matches!(error, Error::MaybeDone { cause: Cause::Unavailable, .. }), "{error}");
+            assert_eq!(error.exchange().attempts, 1);
+            let error = run(Once, vec![Err(failed(Once, unsent))]).await.unwrap_err();
+            assert_eq!((error.cause(), error.exchange().attempts), (Some(unsent), 1));
+        }
     }
 
     #[tokio::test]

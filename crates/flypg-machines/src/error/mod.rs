@@ -71,6 +71,8 @@ pub enum Cause {
     Unsendable,
     #[error("our own rate limit leaves no room before the deadline")]
     BucketShut,
+    #[error("no time was left to send it")]
+    Deadline,
     #[error("the list does not end")]
     TooManyPages,
 }
@@ -278,7 +280,7 @@ impl Cause {
                 "check that the address is that of a Machines API and not of a proxy before it"
             }
             Self::TooLarge => "list with a limit, page by page",
-            Self::Timeout | Self::Broken | Self::Unsendable | Self::TooManyPages => return None,
+            Self::Timeout | Self::Broken | Self::Unsendable | Self::Deadline | Self::TooManyPages => return None,
         })
     }
 }

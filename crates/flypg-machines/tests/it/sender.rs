@@ -93,7 +93,7 @@ async fn repeating_ends_at_the_deadline() {
 async fn without_time_nothing_is_sent() {
     let server = Server::start([Answer::new(200, MACHINE)]).await;
     let error = server.client().send_within(create(), Duration::ZERO).await.unwrap_err();
-    assert!(matches!(error, Error::NotDone { cause: Cause::Timeout, .. }), "{error:?}");
+    assert!(matches!(error, Error::NotDone { cause: Cause::Deadline, .. }), "{error:?}");
     assert!(server.seen().is_empty());
 }
 
