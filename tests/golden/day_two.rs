@@ -3,7 +3,7 @@
 use expect_test::expect;
 use flypg_core::spec::ReconcileMode;
 
-use crate::scenario::{Edit, Scenario, check};
+use crate::scenario::{Edit, Scenario, check, check_holds};
 
 #[test]
 fn a_parameter_that_takes_effect_at_once() {
@@ -75,8 +75,9 @@ fn a_restart_waits_for_a_replica_that_is_behind() {
             world.report("ord-3").phase = flypg_core::protocol::Phase::Cloning { done: 1 << 30, total: Some(4 << 30) };
         });
     let now = scenario.turns().remove(0);
-    expect!["restarting Postgres on ord-1: until ord-3 streams from the primary"]
-        .assert_eq(&now.holds.iter().map(flypg_core::render::hold).collect::<Vec<_>>().join("\n"));
+    check_holds(&now, expect![[r#"
+        restarting Postgres on ord-1: until ord-3 streams from the primary
+    "#]]);
     let restarts = now.steps.iter().filter(|s| matches!(s.action, flypg_core::plan::Action::RestartPostgres { .. }));
     assert_eq!(restarts.count(), 0, "{now:#?}");
 }

@@ -76,6 +76,9 @@ impl Scenario {
             for step in &turn.steps {
                 plan::apply(&mut self.world, &step.action, NOW);
             }
+            if turn.steps.is_empty() {
+                plan::settle(&mut self.world, NOW);
+            }
         }
         self
     }
@@ -191,4 +194,11 @@ pub(crate) fn blank(report: &mut NodeReport) {
     report.phase = Phase::Blank;
     report.postgres = None;
     report.assignment = None;
+}
+
+/// The holds of a plan, one a line.
+#[track_caller]
+pub(crate) fn check_holds(plan: &Plan, expected: Expect) {
+    let lines: Vec<_> = plan.holds.iter().map(|hold| render::hold(hold) + "\n").collect();
+    expected.assert_eq(&lines.concat());
 }

@@ -15,7 +15,7 @@ mod restart;
 mod tune;
 
 pub use action::*;
-pub use model::apply;
+pub use model::{apply, settle};
 
 use census::{Census, Membership};
 use draft::Draft;
@@ -79,8 +79,11 @@ pub fn plan(spec: &ClusterSpec, observed: &Observed, now: Timestamp) -> Plan {
         tune::metadata(&mut draft, &world);
         tune::snapshots(&mut draft, &world);
         tune::unsupported(&mut draft, &world);
-        restart::one(&mut draft, &world);
-        members::remove(&mut draft, &world);
+        // What disturbs or destroys rests on the decree that is on record, not on one that may yet lose its race.
+        if decree.as_ref() == record.as_ref() {
+            restart::one(&mut draft, &world);
+            members::remove(&mut draft, &world);
+        }
     }
     draft.finish(verdict)
 }
@@ -121,7 +124,7 @@ fn foresee(observed: &Observed, now: Timestamp, plan: impl Fn(&Observed, Timesta
         let last = turns.last().expect("one was put in above");
         if last.steps.is_empty() {
             // A wait may end without us: let everything that was started come to its end, and look once more.
-            if !model::settle(&mut model, now) {
+            if !settle(&mut model, now) {
                 break;
             }
         } else {

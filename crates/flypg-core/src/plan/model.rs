@@ -101,7 +101,7 @@ pub fn apply(world: &mut Observed, action: &Action, now: Timestamp) {
 }
 
 /// Lets everything that is under way come to its end. False if nothing was.
-pub(super) fn settle(world: &mut Observed, now: Timestamp) -> bool {
+pub fn settle(world: &mut Observed, now: Timestamp) -> bool {
     let before = world.clone();
     let mut silent = Vec::new();
     if let Some(machines) = world.machines.known_mut() {
