@@ -7,6 +7,7 @@ pub mod keeper;
 pub mod listen;
 pub mod observe;
 pub mod pace;
+pub mod source;
 pub mod store;
 pub mod translate;
 pub mod turn;
