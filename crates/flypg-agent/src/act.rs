@@ -1,0 +1,225 @@
+//! The steps, each as thin as it can be.
+
+use std::future::Future;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use flypg_core::Timestamp;
+use flypg_core::ledger::Ledger;
+use flypg_core::node::{Local, NodeStep, next};
+use flypg_core::protocol::Phase;
+use nix::sys::signal::Signal;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep};
+
+use crate::conf::ConfError;
+use crate::data_dir;
+use crate::make::{self, MakeError, Progress};
+use crate::node::Node;
+use crate::postmaster::Postmaster;
+use crate::processes;
+use crate::roles;
+use crate::sql::SqlError;
+use crate::store::StoreError;
+
+/// What a checkpoint before a stop may take; the stop makes another one anyway, shorter by what this one wrote.
+const CHECKPOINT: Duration = Duration::from_secs(120);
+/// A reload that Postgres has not heard of in this time is tried again.
+const RELOAD: Duration = Duration::from_secs(5);
+
+/// A step did not succeed; it is taken again if it is still due at the next look.
+#[derive(Debug, thiserror::Error)]
+pub enum StepError {
+    #[error(transparent)]
+    Conf(#[from] ConfError),
+    #[error(transparent)]
+    Sql(#[from] SqlError),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error("Postgres could not be started")]
+    Start(#[source] std::io::Error),
+    #[error("what was not finished could not be removed")]
+    Remove(#[source] std::io::Error),
+    #[error("Postgres has not read its files {0:?} after it was told to")]
+    Reload(Duration),
+}
+
+impl Node {
+    pub(crate) async fn act(&mut self, step: NodeStep, ledger: &Ledger) -> Result<(), StepError> {
+        let shared = self.shared.clone();
+        match step {
+            NodeStep::Nothing | NodeStep::Wait { .. } | NodeStep::Quarantine { .. } => Ok(()),
+            NodeStep::Initdb { ref nonce } => {
+                tracing::info!("initialising a new database system");
+                let made = make::initdb(&shared.config, nonce);
+                self.make(made, &step, None).await;
+                Ok(())
+            }
+            NodeStep::Clone { ref from } => {
+                tracing::info!(%from, "cloning");
+                let (progress, seen) = watch::channel((0, None));
+                let made = make::clone(&shared.config, from, &progress);
+                self.make(made, &step, Some(seen)).await;
+                Ok(())
+            }
+            NodeStep::RemoveUnfinished => {
+                tracing::info!("removing a data directory that was not finished");
+                self.data_changed = true;
+                data_dir::remove_unfinished(&shared.config).map_err(StepError::Remove)
+            }
+            NodeStep::RecordMade { system_id } => {
+                if let Ok(store) = &shared.store {
+                    store.update(|ledger| ledger.made(&system_id))?;
+                    shared.follow_ledger();
+                }
+                Ok(())
+            }
+            NodeStep::EndLeftover => {
+                processes::end_leftovers(&shared.config.paths.pgdata).await;
+                // They may have changed it while they ended.
+                self.data_changed = true;
+                Ok(())
+            }
+            NodeStep::WriteSettings => Ok(self.conf.write(&shared.config, ledger, self.disk_mb()).await?),
+            NodeStep::StartPostgres { standby } => self.start(standby),
+            NodeStep::Reload => self.reload().await,
+            NodeStep::EnsureRoles => {
+                if let Some(session) = &self.session {
+                    roles::ensure_roles(&shared.config, session).await?;
+                    self.roles_ensured = true;
+                }
+                Ok(())
+            }
+            NodeStep::EnsureSlots { create, drop } => {
+                if let Some(session) = &self.session {
+                    roles::ensure_slots(session, &create, &drop).await?;
+                }
+                Ok(())
+            }
+            NodeStep::RestartPostgres => {
+                tracing::info!("restarting Postgres, as ordered");
+                shared.restart_ordered.store(false, Ordering::Relaxed);
+                self.stop().await;
+                Ok(())
+            }
+            NodeStep::StopFast => {
+                self.stop().await;
+                Ok(())
+            }
+        }
+    }
+
+    fn start(&mut self, standby: bool) -> Result<(), StepError> {
+        let config = &self.shared.config;
+        processes::forget_stale_pid_file(&config.paths.pgdata);
+        tracing::info!(standby, "starting Postgres");
+        let postmaster = Postmaster::start(config).map_err(StepError::Start)?;
+        self.postmaster = Some(postmaster);
+        self.shared.starts.fetch_add(1, Ordering::Relaxed);
+        // An order that came while it was down is carried out by this.
+        self.shared.restart_ordered.store(false, Ordering::Relaxed);
+        self.started_with = self.conf.accepted();
+        self.conf.has_loaded();
+        self.in_force = self.conf.asked();
+        Ok(())
+    }
+
+    async fn reload(&mut self) -> Result<(), StepError> {
+        let (Some(session), Some(postmaster)) = (&self.session, &mut self.postmaster) else { return Ok(()) };
+        let before = session.conf_load_time().await?;
+        postmaster.signal(Signal::SIGHUP);
+        let deadline = Instant::now() + RELOAD;
+        while session.conf_load_time().await? == before {
+            if Instant::now() > deadline {
+                return Err(StepError::Reload(RELOAD));
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        // A backend takes its new settings before its next statement, so the answers are those after the reload.
+        self.pending_restart = session.pending_restart().await?;
+        let asked = self.conf.asked();
+        for (name, words) in session.file_errors().await? {
+            if let Some(given) = asked.keys().find(|given| given.eq_ignore_ascii_case(&name)) {
+                self.conf.rejected.insert(given.clone(), words);
+            }
+        }
+        self.conf.has_loaded();
+        self.in_force = asked;
+        tracing::info!(pending_restart = ?self.pending_restart, "Postgres has read its settings");
+        Ok(())
+    }
+
+    /// Ends all sessions and stops cleanly, however long that takes: Postgres is never killed while it shuts down.
+    pub(crate) async fn stop(&mut self) {
+        let shared = self.shared.clone();
+        shared.publish(|report| report.phase = Phase::Stopping);
+        let at_once = || shared.at_once.load(Ordering::Relaxed);
+        if !at_once()
+            && let Some(session) = &self.session
+        {
+            // Clients go on meanwhile, so that the pause they see is short.
+            if let Err(error) = session.checkpoint(CHECKPOINT).await {
+                tracing::warn!(error = crate::words(&error), "no checkpoint before the stop");
+            }
+        }
+        shared.here.send_replace(crate::routes::Here::default());
+        let mut asked = None;
+        while let Some(postmaster) = &mut self.postmaster {
+            let ask = if at_once() { Signal::SIGQUIT } else { Signal::SIGINT };
+            if asked != Some(ask) {
+                postmaster.signal(ask);
+                asked = Some(ask);
+            }
+            let patience = Duration::from_millis(250);
+            if let Ok(status) = tokio::time::timeout(patience, postmaster.ended()).await {
+                self.has_ended(status).await;
+            }
+        }
+    }
+
+    /// Sees a making through, unless it is not wanted any more.
+    async fn make(
+        &mut self,
+        made: impl Future<Output = Result<(), MakeError>>,
+        step: &NodeStep,
+        mut progress: Option<watch::Receiver<Progress>>,
+    ) {
+        let shared = self.shared.clone();
+        tokio::pin!(made);
+        self.data_changed = true;
+        let result = loop {
+            let moved = async {
+                if let Some(progress) = &mut progress
+                    && progress.changed().await.is_ok()
+                {
+                    return *progress.borrow_and_update();
+                }
+                std::future::pending().await
+            };
+            tokio::select! {
+                result = &mut made => break result,
+                (done, total) = moved => shared.publish(|report| report.phase = Phase::Cloning { done, total }),
+                () = shared.ending.cancelled() => return,
+                () = shared.wake.notified() => {
+                    let fresh = Local::fresh(shared.config.major, flypg_core::node::DataDir::Blank);
+                    if next(&shared.ledger(), &fresh, Timestamp::now()) != *step {
+                        tracing::info!("what is being made is not wanted any more");
+                        return;
+                    }
+                }
+            }
+        };
+        match result {
+            Ok(()) => {
+                self.failed_makes.clear();
+                self.why = None;
+            }
+            Err(error) => {
+                let words = crate::words(&error);
+                tracing::warn!(error = words, "not made");
+                self.failed_makes.push(Timestamp::now());
+                self.why = Some(words);
+            }
+        }
+    }
+}

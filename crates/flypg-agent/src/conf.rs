@@ -1,0 +1,325 @@
+//! PostgreSQL's configuration files on this node: what they should say, writing them, and leaving out what Postgres
+//! refuses, so that a bad parameter never keeps it from starting.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::process::Stdio;
+
+use flypg_core::ledger::{Ledger, LedgerRole};
+use flypg_core::node::SettingsSeen;
+use flypg_core::protocol::ports;
+use flypg_core::settings::{self, Ownership, derive, effective_for_standby, layered, owned, refused};
+
+use crate::account::command;
+use crate::config::Config;
+use crate::data_dir::control_data;
+use crate::files;
+
+/// Everything comes through the one socket, so there is nothing else to allow; who may come at all, and as whom, the
+/// gate decides first.
+const HBA: &str = "# Written by flypg-agent; changes made here are overwritten.\n\
+                   local all all scram-sha-256\n\
+                   local replication flypg_replication scram-sha-256\n";
+
+/// The configuration of this node's Postgres.
+#[derive(Debug, Default)]
+pub struct Conf {
+    /// What the last text was made from, and the text.
+    wanted: Option<(Inputs, String)>,
+    /// The text that was last written here in this life.
+    written: Option<String>,
+    /// The text that the running Postgres has read.
+    loaded: Option<String>,
+    /// Parameters of the person that were left out, with Postgres' words.
+    pub rejected: BTreeMap<String, String>,
+    /// The parameters that `rejected` was found among; other ones are tried afresh.
+    judged: Option<BTreeMap<String, String>>,
+    /// Whether `judged` went through `postgres -C`.
+    tried: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Inputs {
+    parameters: BTreeMap<String, String>,
+    standby: bool,
+    disk_mb: Option<u64>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ConfError {
+    #[error("PostgreSQL's configuration could not be written")]
+    Io(#[from] io::Error),
+    #[error("PostgreSQL refuses a configuration without any parameter of yours: {0}")]
+    Unusable(String),
+}
+
+impl Conf {
+    /// How the files compare with what `ledger` asks for. A superuser's `ALTER SYSTEM` counts as a difference.
+    pub fn seen(&self, config: &Config, ledger: &Ledger, disk_mb: Option<u64>) -> SettingsSeen {
+        let inputs = inputs(ledger, disk_mb);
+        let Some((from, text)) = &self.wanted else { return SettingsSeen::Stale };
+        if *from != inputs || self.written.as_ref() != Some(text) || altered_by_system(config) {
+            SettingsSeen::Stale
+        } else if self.loaded.as_ref() != Some(text) {
+            SettingsSeen::Written
+        } else {
+            SettingsSeen::Loaded
+        }
+    }
+
+    /// Brings the files up to date, leaving out what Postgres refuses.
+    pub async fn write(&mut self, config: &Config, ledger: &Ledger, disk_mb: Option<u64>) -> Result<(), ConfError> {
+        let inputs = inputs(ledger, disk_mb);
+        if self.judged.as_ref() != Some(&inputs.parameters) {
+            self.judged = Some(inputs.parameters.clone());
+            self.rejected = refused_by_us(&inputs.parameters);
+            self.tried = false;
+        }
+        let base = self.base(config, &inputs).await;
+        let mut text = self.text(&base, &inputs)?;
+        // Nothing of the person's, nothing to try: what we write ourselves is tested.
+        while !self.tried && !inputs.parameters.is_empty() {
+            match self.try_out(config, &inputs.parameters, &text).await? {
+                Verdict::Good => self.tried = true,
+                Verdict::Bad(found) => {
+                    self.rejected.extend(found);
+                    text = self.text(&base, &inputs)?;
+                }
+            }
+        }
+        let pgdata = &config.paths.pgdata;
+        neutralise_alter_system(config)?;
+        files::replace(&pgdata.join("pg_hba.conf"), HBA.as_bytes(), config.account)?;
+        files::replace(&pgdata.join("postgresql.conf"), text.as_bytes(), config.account)?;
+        // A reload is due even if the text is the one before: ALTER SYSTEM may have changed what runs.
+        self.loaded = None;
+        self.written = Some(text.clone());
+        self.wanted = Some((inputs, text));
+        Ok(())
+    }
+
+    /// Derived settings and ours.
+    async fn base(&self, config: &Config, inputs: &Inputs) -> Base {
+        let conninfo = inputs.standby.then(|| conninfo(config));
+        let of = Ownership {
+            cluster: &config.cluster,
+            node: &config.node,
+            major: config.major,
+            disk_mb: inputs.disk_mb,
+            socket_directory: &config.paths.socket.display().to_string(),
+            primary_conninfo: conninfo.as_deref(),
+        };
+        let limits = match inputs.standby {
+            true => control_data(config).await.map(|control| control.limits).unwrap_or_default(),
+            false => BTreeMap::new(),
+        };
+        Base { derived: derive(config.guest, inputs.disk_mb, config.major), owned: owned(&of), limits }
+    }
+
+    fn text(&self, base: &Base, inputs: &Inputs) -> Result<String, ConfError> {
+        let person = inputs.parameters.iter().filter(|(name, _)| !self.rejected.contains_key(*name));
+        let person = person.map(|(name, value)| (name.clone(), value.clone())).collect();
+        let mut all = layered(base.derived.clone(), &person, base.owned.clone());
+        effective_for_standby(&mut all, &base.limits);
+        settings::render(&all).map_err(|error| ConfError::Unusable(error.to_string()))
+    }
+
+    /// Lets `postgres -C` read the text, which checks every value and starts nothing.
+    async fn try_out(
+        &self,
+        config: &Config,
+        parameters: &BTreeMap<String, String>,
+        text: &str,
+    ) -> Result<Verdict, ConfError> {
+        let candidate = config.paths.run.join("candidate.conf");
+        files::replace(&candidate, text.as_bytes(), config.account)?;
+        let mut postgres = command(&config.program("postgres"), config.account);
+        postgres.arg("-C").arg("port").arg("-D").arg(&config.paths.pgdata);
+        postgres.arg("-c").arg(format!("config_file={}", candidate.display()));
+        let output = postgres.stdin(Stdio::null()).kill_on_drop(true).output().await?;
+        if output.status.success() {
+            return Ok(Verdict::Good);
+        }
+        let words = String::from_utf8_lossy(&output.stderr);
+        let mut found = blamed(&words, text, parameters);
+        found.retain(|name, _| !self.rejected.contains_key(name));
+        if found.is_empty() {
+            // Postgres named none of them, so all are left out rather than any let through.
+            let why = crate::postmaster::errors_in(words.lines()).unwrap_or_else(|| words.trim().to_owned());
+            found = parameters.keys().map(|name| (name.clone(), why.clone())).collect();
+            found.retain(|name, _| !self.rejected.contains_key(name));
+            if found.is_empty() {
+                return Err(ConfError::Unusable(why));
+            }
+        }
+        tracing::warn!(?found, "PostgreSQL refuses parameters; they are left out");
+        Ok(Verdict::Bad(found))
+    }
+
+    /// Postgres did not come up with what is written. Leaves out what has not been proven, and says whether that
+    /// changes anything.
+    pub fn fall_back(&mut self, proven: &BTreeMap<String, String>, words: &str) -> bool {
+        let Some((inputs, _)) = &self.wanted else { return false };
+        let fresh: Vec<_> = inputs
+            .parameters
+            .iter()
+            .filter(|(name, value)| proven.get(*name) != Some(*value) && !self.rejected.contains_key(*name))
+            .map(|(name, _)| name.clone())
+            .collect();
+        let changed = !fresh.is_empty();
+        self.rejected.extend(fresh.into_iter().map(|name| (name, words.to_owned())));
+        if changed {
+            self.wanted = None;
+        }
+        changed
+    }
+
+    /// The running Postgres has read what is written.
+    pub fn has_loaded(&mut self) {
+        self.loaded.clone_from(&self.written);
+    }
+
+    /// Postgres ended: what it had read is gone with it.
+    pub fn has_ended(&mut self) {
+        self.loaded = None;
+        // The control file may ask for more now.
+        if self.wanted.as_ref().is_some_and(|(inputs, _)| inputs.standby) {
+            self.wanted = None;
+        }
+    }
+
+    /// The parameters of the person that are written, without the rejected ones.
+    pub fn accepted(&self) -> BTreeMap<String, String> {
+        let Some((inputs, _)) = &self.wanted else { return BTreeMap::new() };
+        let kept = inputs.parameters.iter().filter(|(name, _)| !self.rejected.contains_key(*name));
+        kept.map(|(name, value)| (name.clone(), value.clone())).collect()
+    }
+
+    /// The parameters of the person that this configuration was made for.
+    pub fn asked(&self) -> BTreeMap<String, String> {
+        self.wanted.as_ref().map(|(inputs, _)| inputs.parameters.clone()).unwrap_or_default()
+    }
+}
+
+struct Base {
+    derived: BTreeMap<String, String>,
+    owned: BTreeMap<String, String>,
+    limits: BTreeMap<String, u64>,
+}
+
+enum Verdict {
+    Good,
+    Bad(BTreeMap<String, String>),
+}
+
+fn inputs(ledger: &Ledger, disk_mb: Option<u64>) -> Inputs {
+    Inputs {
+        parameters: ledger.assignment.as_ref().map(|told| told.parameters.clone()).unwrap_or_default(),
+        standby: matches!(ledger.role, LedgerRole::Replica { .. }),
+        disk_mb,
+    }
+}
+
+/// How this node's Postgres reaches its upstream: through the agent, which knows the address and may cut it.
+pub fn conninfo(config: &Config) -> String {
+    format!(
+        "host={} port={} user=flypg_replication passfile={} application_name={} sslmode=disable",
+        quoted(&config.paths.upstream.display().to_string()),
+        ports::REPLICATION,
+        quoted(&config.paths.passfile.display().to_string()),
+        config.node.slot(),
+    )
+}
+
+/// A value in a libpq connection string.
+fn quoted(value: &str) -> String {
+    format!("'{}'", value.replace('\\', r"\\").replace('\'', r"\'"))
+}
+
+/// What the spec refuses is refused here too: the file may have been written by an older flypg.
+fn refused_by_us(parameters: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let words = |name: &str, value: &str| {
+        settings::check_name(name).map_err(|error| error.to_string()).err()
+            .or_else(|| refused(name).map(str::to_owned))
+            .or_else(|| settings::check_value(name, value).map_err(|error| error.to_string()).err())
+    };
+    parameters.iter().filter_map(|(name, value)| Some((name.clone(), words(name, value)?))).collect()
+}
+
+/// Which parameters Postgres complains about: by name, or by the line of the file.
+fn blamed(stderr: &str, text: &str, parameters: &BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let mut found: BTreeMap<String, String> = BTreeMap::new();
+    let mut last: Option<String> = None;
+    for line in stderr.lines() {
+        if let Some((_, hint)) = line.split_once("HINT:  ")
+            && let Some(words) = last.as_ref().and_then(|name| found.get_mut(name))
+        {
+            words.push_str("; ");
+            words.push_str(hint.trim());
+            continue;
+        }
+        let Some((_, words)) = line.split_once("LOG:  ").or_else(|| line.split_once("FATAL:  ")) else { continue };
+        let by_name = words.split('"').skip(1).step_by(2).find_map(|quoted| {
+            parameters.keys().find(|name| name.eq_ignore_ascii_case(quoted))
+        });
+        let by_line = words.rsplit_once(" line ").and_then(|(_, rest)| {
+            let number: usize = rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
+            let name = text.lines().nth(number.checked_sub(1)?)?.split_once(" = ")?.0;
+            parameters.keys().find(|given| given.eq_ignore_ascii_case(name))
+        });
+        if let Some(name) = by_name.or(by_line) {
+            // The file's name is of no use to the person.
+            let words = words.split(" in file \"").next().unwrap_or(words);
+            found.insert(name.clone(), words.trim().to_owned());
+            last = Some(name.clone());
+        }
+    }
+    found
+}
+
+const AUTO_CONF: &str = "postgresql.auto.conf";
+const AUTO_CONF_EMPTY: &[u8] = b"# ALTER SYSTEM has no effect here: set `postgres.parameters` in cluster.yaml.\n";
+
+/// Whether somebody used `ALTER SYSTEM`. One `stat` per look: everything else has another length.
+fn altered_by_system(config: &Config) -> bool {
+    std::fs::metadata(config.paths.pgdata.join(AUTO_CONF))
+        .is_ok_and(|file| file.len() != AUTO_CONF_EMPTY.len() as u64)
+}
+
+/// The file decides, not `ALTER SYSTEM`: from 17 on Postgres refuses it, before that it is undone.
+fn neutralise_alter_system(config: &Config) -> io::Result<()> {
+    let path = config.paths.pgdata.join(AUTO_CONF);
+    if let Some(bytes) = files::read_if_there(&path)? {
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        let names = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.split_once(" = "));
+        let names: Vec<_> = names.map(|(name, _)| name).collect();
+        if !names.is_empty() {
+            tracing::warn!(?names, "undoing ALTER SYSTEM; set postgres.parameters in cluster.yaml instead");
+        }
+    }
+    files::replace(&path, AUTO_CONF_EMPTY, config.account)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn complaints_are_traced_to_parameters() {
+        let parameters: BTreeMap<_, _> =
+            ["work_mem", "Max_Connections", "nonsense"].map(|name| (name.to_owned(), "x".to_owned())).into();
+        let text = "# header\nwork_mem = 'x'\nnonsense = 'x'\n";
+        let stderr = "2026-11-22 17:00:00 UTC [1] LOG:  invalid value for parameter \"work_mem\": \"x\"\n\
+                      2026-11-22 17:00:00 UTC [1] HINT:  Valid units are kB, MB.\n\
+                      2026-11-22 17:00:00 UTC [1] LOG:  parameter \"max_connections\" requires a numeric value\n\
+                      2026-11-22 17:00:00 UTC [1] LOG:  unrecognized configuration parameter \"nonsense\" in file \"/x/c\" line 3\n\
+                      2026-11-22 17:00:00 UTC [1] FATAL:  configuration file \"/x/c\" contains errors\n";
+        let found = blamed(stderr, text, &parameters);
+        assert_eq!(found["work_mem"], "invalid value for parameter \"work_mem\": \"x\"; Valid units are kB, MB.");
+        assert_eq!(found["Max_Connections"], "parameter \"max_connections\" requires a numeric value");
+        assert_eq!(found["nonsense"], "unrecognized configuration parameter \"nonsense\"");
+        assert_eq!(found.len(), 3);
+        let syntax = "LOG:  syntax error in file \"/x/c\" line 2, near token \"x\"";
+        assert_eq!(blamed(syntax, text, &parameters).into_keys().collect::<Vec<_>>(), ["work_mem"]);
+    }
+}

@@ -1,0 +1,191 @@
+//! The data directory as it lies on the volume. What is in the making lies in a directory of its own and is moved
+//! here in one step when it is whole, so that Postgres never starts on a part.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::path::Path;
+use std::process::Stdio;
+
+use flypg_core::decree::SystemId;
+use flypg_core::node::{DataDir, Origin};
+
+use crate::account::{self, command, private_directory};
+use crate::config::Config;
+use crate::files;
+
+const MARK: &str = "origin.json";
+/// The same, inside a whole data directory.
+const ORIGIN: &str = "flypg_origin.json";
+
+/// What `pg_controldata` says.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ControlData {
+    pub system_id: String,
+    /// Such as `in production` or `shut down in recovery`.
+    pub cluster_state: String,
+    /// The settings a standby must not have less of.
+    pub limits: BTreeMap<String, u64>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error("pg_controldata could not be run")]
+    Run(#[source] io::Error),
+    #[error("pg_controldata failed: {0}")]
+    Failed(String),
+}
+
+/// Looks at the volume.
+pub async fn look(config: &Config) -> io::Result<DataDir> {
+    let paths = &config.paths;
+    let version = match files::read_if_there(&paths.pgdata.join("PG_VERSION"))? {
+        Some(bytes) => String::from_utf8_lossy(&bytes).trim().to_owned(),
+        None => return look_at_unfinished(config),
+    };
+    let Ok(major) = version.parse() else {
+        return Ok(DataDir::Unusable { why: format!("PG_VERSION of the data directory says `{version}`") });
+    };
+    let system_id = if major == config.major {
+        match control_data(config).await {
+            Ok(control) => SystemId(control.system_id),
+            Err(error) => return Ok(DataDir::Unusable { why: crate::words(&error) }),
+        }
+    } else {
+        // pg_controldata reads its own major version only; the other version is reason enough not to run.
+        SystemId(String::new())
+    };
+    Ok(DataDir::Complete {
+        major,
+        system_id,
+        standby_signal: paths.pgdata.join("standby.signal").try_exists()?,
+        origin: read_origin(&paths.pgdata.join(ORIGIN))?,
+    })
+}
+
+fn look_at_unfinished(config: &Config) -> io::Result<DataDir> {
+    let paths = &config.paths;
+    let is_empty = |path: &Path| match std::fs::read_dir(path) {
+        Ok(mut entries) => Ok(entries.next().is_none()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+        Err(error) => Err(error),
+    };
+    if !is_empty(&paths.pgdata)? {
+        let why = format!("{} holds files, but no PG_VERSION", paths.pgdata.display());
+        return Ok(DataDir::Unusable { why });
+    }
+    if paths.making.try_exists()? {
+        return Ok(DataDir::Unfinished(read_origin(&paths.making.join(MARK))?));
+    }
+    Ok(DataDir::Blank)
+}
+
+fn read_origin(path: &Path) -> io::Result<Option<Origin>> {
+    // A mark that cannot be read is one that was not finished, which is as good as none.
+    Ok(files::read_if_there(path)?.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
+}
+
+/// Marks, durably, that a data directory is being made, and returns where.
+pub fn begin(config: &Config, origin: &Origin) -> io::Result<std::path::PathBuf> {
+    let paths = &config.paths;
+    private_directory(&paths.making, config.account)?;
+    files::replace(&paths.making.join(MARK), &mark(origin), None)?;
+    files::flush_parent(&paths.making)?;
+    Ok(paths.making.join("pgdata"))
+}
+
+/// Moves a finished data directory to its place. `initdb` and `pg_basebackup` have flushed it already.
+pub fn finish(config: &Config, origin: &Origin) -> io::Result<()> {
+    let paths = &config.paths;
+    let made = paths.making.join("pgdata");
+    files::replace(&made.join(ORIGIN), &mark(origin), config.account)?;
+    if matches!(origin, Origin::Clone { .. }) {
+        files::replace(&made.join("standby.signal"), b"", config.account)?;
+    }
+    // An empty directory of that name gives way.
+    std::fs::rename(&made, &paths.pgdata)?;
+    files::flush_parent(&paths.pgdata)?;
+    remove_unfinished(config)
+}
+
+pub fn remove_unfinished(config: &Config) -> io::Result<()> {
+    files::remove_tree(&config.paths.making)?;
+    files::flush_parent(&config.paths.making)
+}
+
+fn mark(origin: &Origin) -> Vec<u8> {
+    serde_json::to_vec(origin).expect("an origin is JSON")
+}
+
+/// Runs `pg_controldata` on the data directory.
+pub async fn control_data(config: &Config) -> Result<ControlData, ControlError> {
+    let mut pg_controldata = command(&config.program("pg_controldata"), config.account);
+    let output =
+        pg_controldata.arg("-D").arg(&config.paths.pgdata).stdin(Stdio::null()).kill_on_drop(true).output().await;
+    let output = output.map_err(ControlError::Run)?;
+    if !output.status.success() {
+        return Err(ControlError::Failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    parse_control_data(&String::from_utf8_lossy(&output.stdout))
+        .ok_or_else(|| ControlError::Failed("it names no database system identifier".to_owned()))
+}
+
+fn parse_control_data(text: &str) -> Option<ControlData> {
+    let mut control = ControlData::default();
+    for (name, value) in text.lines().filter_map(|line| line.split_once(':')) {
+        let value = value.trim();
+        match name.trim() {
+            "Database system identifier" => control.system_id = value.to_owned(),
+            "Database cluster state" => control.cluster_state = value.to_owned(),
+            name => {
+                if let (Some(setting), Ok(value)) = (name.strip_suffix(" setting"), value.parse()) {
+                    // pg_controldata abbreviates two of the names.
+                    let setting = match setting {
+                        "max_prepared_xacts" => "max_prepared_transactions",
+                        "max_locks_per_xact" => "max_locks_per_transaction",
+                        same => same,
+                    };
+                    control.limits.insert(setting.to_owned(), value);
+                }
+            }
+        }
+    }
+    (!control.system_id.is_empty()).then_some(control)
+}
+
+/// Prepares the runtime directories. What is in them belongs to an earlier life.
+pub fn prepare_runtime(config: &Config, password_line: &str) -> io::Result<()> {
+    let paths = &config.paths;
+    std::fs::create_dir_all(&paths.volume)?;
+    for directory in [&paths.run, &paths.socket, &paths.upstream] {
+        private_directory(directory, config.account)?;
+    }
+    files::replace(&paths.passfile, password_line.as_bytes(), config.account)?;
+    account::give(&paths.passfile, config.account)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn control_data_as_postgres_15_prints_it() {
+        let text = "pg_control version number:            1300\n\
+                    Database system identifier:           7412345678901234567\n\
+                    Database cluster state:               in archive recovery\n\
+                    pg_control last modified:             Sun Nov 22 16:53:53 2026\n\
+                    wal_level setting:                    logical\n\
+                    max_connections setting:              300\n\
+                    max_worker_processes setting:         10\n\
+                    max_wal_senders setting:              32\n\
+                    max_prepared_xacts setting:           0\n\
+                    max_locks_per_xact setting:           64\n";
+        let control = parse_control_data(text).unwrap();
+        assert_eq!(control.system_id, "7412345678901234567");
+        assert_eq!(control.cluster_state, "in archive recovery");
+        assert_eq!(control.limits.len(), 5);
+        for (name, _) in flypg_core::settings::HOT_STANDBY_SENSITIVE {
+            assert!(control.limits.contains_key(name), "{name}");
+        }
+        assert_eq!(parse_control_data("pg_controldata: error"), None);
+    }
+}

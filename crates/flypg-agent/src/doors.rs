@@ -1,0 +1,273 @@
+//! The ports that clients and replicas come in at, and what happens to each connection.
+
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use flypg_core::protocol::ports;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::{Instant, timeout};
+
+use crate::account::give;
+use crate::pump::{Passage, Stream, join};
+use crate::routes::Place;
+use crate::shared::Shared;
+use crate::startup::{self, Door, Refused, Startup};
+
+/// Connections through one door at a time; more than Postgres can have, so that its own words are heard first.
+const LIMIT: usize = 2000;
+/// A client that says nothing for so long is sent away.
+const SILENCE: Duration = Duration::from_secs(10);
+/// How long a new connection waits for a primary (DESIGN §4).
+const WAIT: Duration = Duration::from_secs(10);
+/// How often it looks again meanwhile, where nothing told it that something changed.
+const LOOK_AGAIN: Duration = Duration::from_millis(200);
+const CONNECT: Duration = Duration::from_secs(3);
+/// Replication notices a dead link in this time (failover-protocol §2.7).
+const REPLICATION_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// Connections through one door, for the metrics.
+#[derive(Debug, Default)]
+pub struct DoorCount {
+    pub open: AtomicU64,
+    pub total: AtomicU64,
+    pub refused: AtomicU64,
+}
+
+pub fn port(door: Door) -> u16 {
+    match door {
+        Door::ReadWrite => ports::READ_WRITE,
+        Door::Node => ports::NODE,
+        Door::ReadOnly => ports::READ_ONLY,
+        Door::Replication => ports::REPLICATION,
+    }
+}
+
+/// Listens at once, so that a port in use is known before anything else happens.
+pub fn bind(address: IpAddr, port: u16) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    socket.set_reuseaddr(true)?; // connections of the process before us may linger
+    socket.bind(SocketAddr::new(address, port))?;
+    socket.listen(1024)
+}
+
+/// Lets clients in until the agent is to end.
+pub async fn serve(door: Door, listener: TcpListener, shared: Arc<Shared>) {
+    let room = Arc::new(Semaphore::new(LIMIT));
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shared.ending.cancelled() => return,
+        };
+        let (stream, from) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, most likely: others must end first.
+                tracing::warn!(door = door.name(), %error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                continue;
+            }
+        };
+        let shared = shared.clone();
+        let count = shared.doors[door as usize].clone();
+        let Ok(permit) = room.clone().try_acquire_owned() else {
+            count.refused.fetch_add(1, Ordering::Relaxed);
+            tokio::spawn(refuse(stream, Refused::new("53300", "this node has too many connections")));
+            continue;
+        };
+        tokio::spawn(async move {
+            count.total.fetch_add(1, Ordering::Relaxed);
+            count.open.fetch_add(1, Ordering::Relaxed);
+            if let Err(why) = pass(door, stream, from, &shared).await {
+                count.refused.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(door = door.name(), %from, %why, "connection refused");
+            }
+            count.open.fetch_sub(1, Ordering::Relaxed);
+            drop(permit);
+        });
+    }
+}
+
+/// One connection from its first byte to its last. `Err` says why it was not let in.
+async fn pass(door: Door, mut client: TcpStream, from: SocketAddr, shared: &Shared) -> Result<(), String> {
+    tune(&client, door);
+    let member = || shared.routes.borrow().members.contains(&from.ip().to_canonical());
+    if door == Door::Replication && !member() {
+        return Err("not a member of the cluster".to_owned());
+    }
+    let startup = match timeout(SILENCE, startup::read(&mut client)).await {
+        Ok(Ok(startup)) => startup,
+        Ok(Err(error)) => return Err(error.to_string()),
+        Err(_) => return Err("it said nothing".to_owned()),
+    };
+    let session = match startup {
+        Startup::Cancel { packet } => {
+            cancel(door, &packet, shared).await;
+            return Ok(());
+        }
+        Startup::Session(session) => session,
+    };
+    if let Err(refused) = startup::admit(door, &session) {
+        let why = refused.message.clone();
+        refuse(client, refused).await;
+        return Err(why);
+    }
+    let (upstream, passage) = match find(door, &client, shared).await {
+        Ok(found) => found,
+        Err(refused) => {
+            let why = refused.message.clone();
+            refuse(client, refused).await;
+            return Err(why);
+        }
+    };
+    if upstream.write_all(&session.packet).await.is_ok() {
+        join(&Stream::Tcp(client), &upstream, &passage).await;
+    }
+    Ok(())
+}
+
+/// A connection to where this door leads, waiting for one to appear.
+async fn find(door: Door, client: &TcpStream, shared: &Shared) -> Result<(Stream, Passage), Refused> {
+    let deadline = Instant::now() + WAIT;
+    let (mut routes, mut here) = (shared.routes.subscribe(), shared.here.subscribe());
+    loop {
+        let (now, up) = (routes.borrow_and_update().clone(), *here.borrow_and_update());
+        for place in now.places(door, up) {
+            match connect(&place, door, shared).await {
+                Ok(stream) => {
+                    let passage = match door {
+                        Door::ReadWrite => Passage::until(now.primary_changes.clone()),
+                        Door::Node | Door::Replication | Door::ReadOnly => Passage::open(),
+                    };
+                    return Ok((stream, passage));
+                }
+                Err(error) => tracing::debug!(?place, %error, "no connection"),
+            }
+        }
+        if door == Door::Replication || Instant::now() >= deadline || shared.ending.is_cancelled() {
+            return Err(Refused::new("57P03", nowhere(door)));
+        }
+        tokio::select! {
+            _ = routes.changed() => {}
+            _ = here.changed() => {}
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            () = gone(client) => return Err(Refused::new("57P03", "the client went away")),
+        }
+    }
+}
+
+fn nowhere(door: Door) -> &'static str {
+    match door {
+        Door::ReadWrite => "the cluster has no primary that this node can reach",
+        Door::Node | Door::Replication => "Postgres is not up on this node",
+        Door::ReadOnly => "the cluster has no node that can be read from",
+    }
+}
+
+/// Returns when a client that has not been answered yet closes its connection.
+async fn gone(client: &TcpStream) {
+    let mut byte = [0; 1];
+    loop {
+        if client.readable().await.is_err() || matches!(client.peek(&mut byte).await, Ok(0) | Err(_)) {
+            return;
+        }
+        // It sent something before it was let in: that does not tell whether it is still there.
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+async fn connect(place: &Place, door: Door, shared: &Shared) -> io::Result<Stream> {
+    match place.address() {
+        None => Ok(Stream::Unix(UnixStream::connect(shared.config.paths.postgres_socket()).await?)),
+        Some((address, port)) => {
+            let stream = connect_from(shared.config.address, SocketAddr::new(address, port)).await?;
+            tune(&stream, door);
+            Ok(Stream::Tcp(stream))
+        }
+    }
+}
+
+/// Connects from this node's own address, by which other nodes know it.
+async fn connect_from(own: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if own.is_ipv4() == to.is_ipv4() {
+        socket.bind(SocketAddr::new(own, 0))?;
+    }
+    timeout(CONNECT, socket.connect(to)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
+}
+
+fn tune(stream: &TcpStream, door: Door) {
+    let keepalive =
+        TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10)).with_retries(3);
+    let socket = SockRef::from(stream);
+    let mut tuned = socket.set_tcp_nodelay(true).and_then(|()| socket.set_tcp_keepalive(&keepalive));
+    if door == Door::Replication {
+        tuned = tuned.and_then(|()| socket.set_tcp_user_timeout(Some(REPLICATION_TIMEOUT)));
+    }
+    if let Err(error) = tuned {
+        tracing::debug!(%error, "a socket option was not set");
+    }
+}
+
+/// Passes a cancel request to everybody who may have the session it means; the secret in it decides.
+async fn cancel(door: Door, packet: &[u8], shared: &Shared) {
+    let places = shared.routes.borrow().cancel_places(door);
+    let pass_on = places.iter().map(|place| async move {
+        let Ok(stream) = connect(place, door, shared).await else { return };
+        if stream.write_all(packet).await.is_ok() {
+            // Postgres closes once it has signalled, and libpq waits for that.
+            let _ = timeout(CONNECT, stream.drain()).await;
+        }
+    });
+    futures::future::join_all(pass_on).await;
+}
+
+/// Tells a client in its language why it is not let in.
+async fn refuse(client: TcpStream, refused: Refused) {
+    let stream = Stream::Tcp(client);
+    let _ = timeout(Duration::from_secs(2), stream.write_all(&refused.packet())).await;
+}
+
+/// The way of this node's own Postgres, and of its clone, to the upstream: through the agent, so that it can be cut
+/// here, and so that the upstream sees this node's address.
+pub async fn serve_upstream(listener: UnixListener, shared: Arc<Shared>) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            // Not before Postgres has ended: a standby that stops says goodbye to its primary.
+            () = shared.ended.cancelled() => return,
+        };
+        let Ok((replica, _)) = accepted else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            let routes = shared.routes.borrow().clone();
+            let Some((node, address)) = routes.upstream else { return };
+            match connect_from(shared.config.address, SocketAddr::new(address, ports::REPLICATION)).await {
+                Ok(stream) => {
+                    tune(&stream, Door::Replication);
+                    let passage = Passage::until(routes.upstream_changes);
+                    join(&Stream::Unix(replica), &Stream::Tcp(stream), &passage).await;
+                }
+                Err(error) => tracing::info!(%node, %address, %error, "the upstream cannot be reached"),
+            }
+        });
+    }
+}
+
+pub fn bind_upstream(shared: &Shared) -> io::Result<UnixListener> {
+    let path = shared.config.paths.upstream.join(format!(".s.PGSQL.{}", ports::REPLICATION));
+    match std::fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    give(&path, shared.config.account)?;
+    Ok(listener)
+}

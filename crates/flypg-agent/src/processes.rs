@@ -1,0 +1,172 @@
+//! Processes that outlive their parent: what they are, and how they end.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use nix::errno::Errno;
+use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
+use nix::unistd::Pid;
+use tokio::process::{Child, Command};
+use tokio::time::{Instant, sleep};
+
+/// The children that somebody waits for; every other child is an orphan that was given to us.
+static AWAITED: Mutex<BTreeSet<i32>> = Mutex::new(BTreeSet::new());
+
+/// Makes orphans below this process its children, so that it can reap them.
+pub fn adopt_orphans() {
+    if let Err(error) = nix::sys::prctl::set_child_subreaper(true) {
+        tracing::warn!(%error, "orphans cannot be adopted; whoever is above this process reaps them");
+    }
+}
+
+/// A child that the caller waits for, hidden from [`reap_orphans`] while it is.
+#[derive(Debug)]
+pub struct Awaited {
+    pub child: Child,
+    pid: i32,
+    /// Its process group dies with this value: for programs whose work is worthless once nobody waits for it.
+    disposable: bool,
+}
+
+impl Awaited {
+    pub fn spawn(command: &mut Command) -> std::io::Result<Self> {
+        let mut awaited = AWAITED.lock().expect("no holder of this lock panics");
+        let child = command.spawn()?;
+        let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or(0);
+        awaited.insert(pid);
+        Ok(Self { child, pid, disposable: false })
+    }
+
+    pub fn disposable(command: &mut Command) -> std::io::Result<Self> {
+        let mut spawned = Self::spawn(command)?;
+        spawned.disposable = true;
+        Ok(spawned)
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        // A child that was reaped has no id any more, so no stranger is ever signalled.
+        if self.child.id().is_some()
+            && let Err(error) = kill(Pid::from_raw(self.pid), signal)
+        {
+            tracing::warn!(%error, pid = self.pid, %signal, "signal not sent");
+        }
+    }
+}
+
+impl Drop for Awaited {
+    fn drop(&mut self) {
+        if self.disposable && self.child.id().is_some() {
+            // Its children are in its group: pg_basebackup receives WAL in a second process.
+            let _ = nix::sys::signal::killpg(Pid::from_raw(self.pid), Signal::SIGKILL);
+        }
+        // tokio goes on waiting for a dropped child by itself; forgetting it here only lets us do the same.
+        AWAITED.lock().expect("no holder of this lock panics").remove(&self.pid);
+    }
+}
+
+/// Reaps children that nobody waits for.
+pub fn reap_orphans() {
+    loop {
+        let awaited = AWAITED.lock().expect("no holder of this lock panics");
+        let peek = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+        let pid = match waitid(Id::All, peek) {
+            Ok(WaitStatus::Exited(pid, _) | WaitStatus::Signaled(pid, ..)) => pid,
+            _ => return,
+        };
+        // One of ours is about to be reaped by whoever waits for it; the rest is seen at the next call.
+        if awaited.contains(&pid.as_raw()) || waitpid(pid, Some(WaitPidFlag::WNOHANG)).is_err() {
+            return;
+        }
+    }
+}
+
+/// The processes whose working directory is `directory`: all of a postmaster's, whoever their parent is now.
+fn working_in(directory: &Path) -> BTreeSet<i32> {
+    let Ok(directory) = directory.canonicalize() else { return BTreeSet::new() };
+    let Ok(entries) = std::fs::read_dir("/proc") else { return BTreeSet::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|pid: &i32| {
+            let proc = Path::new("/proc").join(pid.to_string());
+            std::fs::read_link(proc.join("cwd")).is_ok_and(|cwd| cwd == directory) && !is_zombie(&proc)
+        })
+        .collect()
+}
+
+fn is_zombie(proc: &Path) -> bool {
+    // `pid (name) state …`, and a name may contain parentheses.
+    std::fs::read_to_string(proc.join("stat"))
+        .is_ok_and(|stat| stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z')))
+}
+
+/// The process id in `postmaster.pid`, if there is one.
+fn postmaster_pid(pgdata: &Path) -> Option<i32> {
+    std::fs::read_to_string(pgdata.join("postmaster.pid")).ok()?.lines().next()?.trim().parse().ok()
+}
+
+/// Whether processes of an earlier life run on this data directory.
+pub fn leftovers(pgdata: &Path) -> bool {
+    !working_in(pgdata).is_empty()
+}
+
+/// Ends every process that runs on this data directory, and returns when all are gone.
+///
+/// A postmaster whose agent died is stopped cleanly rather than taken over: nobody could wait for its end, and its log
+/// goes nowhere. Backends whose postmaster died are killed: they can only end in crash recovery, and a new postmaster
+/// must not start beside them.
+pub async fn end_leftovers(pgdata: &Path) {
+    let begun = Instant::now();
+    let mut asked = None;
+    loop {
+        reap_orphans();
+        let running = working_in(pgdata);
+        if running.is_empty() {
+            break;
+        }
+        match postmaster_pid(pgdata).filter(|pid| running.contains(pid)) {
+            Some(postmaster) => {
+                // SIGINT: fast shutdown. SIGQUIT: immediate; safe, but the next start recovers from a crash.
+                let patience = Duration::from_secs(60);
+                let ask = if begun.elapsed() < patience { Signal::SIGINT } else { Signal::SIGQUIT };
+                if asked != Some(ask) {
+                    tracing::warn!(postmaster, signal = %ask, "stopping a postmaster that an earlier agent started");
+                    let _ = kill(Pid::from_raw(postmaster), ask);
+                    let _ = kill(Pid::from_raw(postmaster), Signal::SIGCONT);
+                    asked = Some(ask);
+                }
+            }
+            None => {
+                tracing::warn!(processes = running.len(), "ending processes whose postmaster is gone");
+                for pid in running {
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+                }
+            }
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+    remove_stale_pid_file(pgdata);
+}
+
+/// PostgreSQL takes any living process with the number in `postmaster.pid` for its own kind; after a reboot of the
+/// Machine that can be a stranger, and Postgres would never start.
+fn remove_stale_pid_file(pgdata: &Path) {
+    let Some(pid) = postmaster_pid(pgdata) else { return };
+    let alive = !matches!(kill(Pid::from_raw(pid), None), Err(Errno::ESRCH));
+    if alive && !working_in(pgdata).contains(&pid) {
+        tracing::warn!(pid, "removing postmaster.pid of an earlier boot");
+        if let Err(error) = std::fs::remove_file(pgdata.join("postmaster.pid")) {
+            tracing::warn!(%error, "postmaster.pid could not be removed");
+        }
+    }
+}
+
+/// Once before Postgres is first started.
+pub fn forget_stale_pid_file(pgdata: &Path) {
+    if working_in(pgdata).is_empty() {
+        remove_stale_pid_file(pgdata);
+    }
+}

@@ -1,0 +1,122 @@
+//! `flypg-agent run`: everything of one node, from start to end.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use flypg_core::decree::Epoch;
+use flypg_core::keys::Role;
+use flypg_core::protocol::{NodeReport, Phase, ports};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::Config;
+use crate::node::Node;
+use crate::shared::Shared;
+use crate::startup::Door;
+use crate::store::{Store, StoreError};
+use crate::{api, data_dir, doors, metrics, processes};
+
+/// The node could not begin. Nothing was changed on the volume.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    #[error("{what} cannot be prepared")]
+    Prepare { what: &'static str, source: std::io::Error },
+    #[error("port {port} of {address} cannot be listened on")]
+    Listen { address: IpAddr, port: u16, source: std::io::Error },
+}
+
+/// Runs the node until it is told to end by SIGTERM, SIGINT or SIGQUIT.
+pub async fn run(config: Config) -> Result<(), RunError> {
+    let prepare = |what| move |source| RunError::Prepare { what, source };
+    processes::adopt_orphans();
+    let password = config.key.password(Role::Replication);
+    data_dir::prepare_runtime(&config, &format!("*:*:*:{}:{password}\n", Role::Replication.name()))
+        .map_err(prepare("the runtime directory"))?;
+
+    let address = config.listen;
+    let bind = |port| doors::bind(address, port).map_err(|source| RunError::Listen { address, port, source });
+    let doors = Door::ALL.map(|door| bind(doors::port(door)).map(|listener| (door, listener)));
+    let (api, numbers) = (bind(ports::API)?, bind(ports::METRICS)?);
+
+    let store = open_ledger(&config)?;
+    let data = data_dir::look(&config).await.map_err(prepare("the volume"))?;
+    let report = first_report(&config);
+    let shared = Arc::new(Shared::new(config, store, report, data));
+    let upstream = doors::bind_upstream(&shared).map_err(prepare("the way to the upstream"))?;
+
+    for door in doors {
+        let (door, listener) = door?;
+        tokio::spawn(doors::serve(door, listener, shared.clone()));
+    }
+    tokio::spawn(doors::serve_upstream(upstream, shared.clone()));
+    serve_http(api, numbers, &shared);
+    end_on_signals(&shared).map_err(prepare("signals"))?;
+    tracing::info!(
+        cluster = %shared.config.cluster, node = %shared.config.node, major = shared.config.major, %address,
+        "the node is here"
+    );
+    Node::new(shared).run().await;
+    tracing::info!("the node has ended");
+    Ok(())
+}
+
+/// A ledger that is damaged or foreign quarantines the node; one that the disk does not give ends it, to begin again.
+fn open_ledger(config: &Config) -> Result<Result<Store, StoreError>, RunError> {
+    match Store::open(config) {
+        Err(StoreError::Io { source, .. }) => Err(RunError::Prepare { what: "the ledger", source }),
+        Err(error) => {
+            tracing::error!(error = crate::words(&error), "the node is quarantined");
+            Ok(Err(error))
+        }
+        Ok(store) => Ok(Ok(store)),
+    }
+}
+
+fn first_report(config: &Config) -> NodeReport {
+    NodeReport {
+        cluster: config.cluster.clone(),
+        node: config.node.clone(),
+        machine: config.machine.clone(),
+        incarnation: 0,
+        version: 1,
+        promised: Epoch::default(),
+        assignment: None,
+        phase: Phase::Starting,
+        postgres: None,
+        disk: None,
+        crashes: 0,
+    }
+}
+
+fn serve_http(api: TcpListener, numbers: TcpListener, shared: &Arc<Shared>) {
+    let (for_api, for_metrics) = (shared.clone(), shared.clone());
+    tokio::spawn(async move {
+        if let Err(error) = api::serve(api, for_api).await {
+            tracing::error!(%error, "the API has ended");
+        }
+    });
+    tokio::spawn(async move {
+        if let Err(error) = metrics::serve(numbers, for_metrics).await {
+            tracing::error!(%error, "the metrics have ended");
+        }
+    });
+}
+
+/// SIGTERM and SIGINT end the node cleanly, SIGQUIT without a checkpoint.
+fn end_on_signals(shared: &Arc<Shared>) -> std::io::Result<()> {
+    for kind in [SignalKind::terminate(), SignalKind::interrupt(), SignalKind::quit()] {
+        let mut signals = signal(kind)?;
+        let shared = shared.clone();
+        tokio::spawn(async move {
+            while signals.recv().await.is_some() {
+                tracing::info!(signal = kind.as_raw_value(), "the node is to end");
+                if kind == SignalKind::quit() {
+                    shared.at_once.store(true, Ordering::Relaxed);
+                }
+                shared.ending.cancel();
+            }
+        });
+    }
+    Ok(())
+}

@@ -1,0 +1,277 @@
+//! The agent's own session with this node's Postgres, and what it asks through it.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::time::Duration;
+
+use flypg_core::decree::SystemId;
+use flypg_core::keys::Role;
+use flypg_core::names::NodeName;
+use flypg_core::node::SlotSeen;
+use flypg_core::protocol::{Lsn, PgRole, ReplicaReport};
+use serde::Deserialize;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_postgres::error::SqlState;
+use tokio_postgres::{Client, NoTls};
+
+use crate::config::Config;
+
+/// A look that takes longer than this found a Postgres that does not answer.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What every session of the agent says of itself. `search_path` is pinned, so that nobody can plant a function or an
+/// operator in its way; its statements are not logged, since some carry password verifiers; and none of its commits
+/// waits for a standby.
+const OPTIONS: &str = "-c search_path=pg_catalog -c log_statement=none -c log_min_duration_statement=-1 \
+                       -c synchronous_commit=local -c default_transaction_read_only=off -c statement_timeout=0 \
+                       -c lock_timeout=5s -c client_min_messages=error";
+
+#[derive(Debug)]
+pub struct Session {
+    client: Client,
+    connection: JoinHandle<()>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum SqlError {
+    #[error("Postgres refused a statement or the connection")]
+    Postgres(#[from] tokio_postgres::Error),
+    #[error("Postgres did not answer within {0:?}")]
+    TooSlow(Duration),
+    #[error("Postgres answered something unexpected")]
+    Unexpected(#[source] serde_json::Error),
+    #[error("this is not a value of Postgres: {0}")]
+    BadValue(String),
+}
+
+impl SqlError {
+    pub fn code(&self) -> Option<&SqlState> {
+        match self {
+            SqlError::Postgres(error) => error.code(),
+            _ => None,
+        }
+    }
+}
+
+/// What does not change while this postmaster lives.
+#[derive(Debug, Clone, Deserialize)]
+pub struct Identity {
+    pub version: String,
+    pub system_id: String,
+    pub started_at: i64,
+}
+
+/// One look.
+#[derive(Debug, Clone)]
+pub struct Look {
+    pub timeline: u32,
+    pub role: PgRole,
+    /// The receiver streams now, from whomever the agent connected it to.
+    pub streams: bool,
+    /// Physical slots of ours.
+    pub slots: BTreeMap<String, SlotSeen>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawLook {
+    in_recovery: bool,
+    timeline: u32,
+    lsn: Option<Lsn>,
+    replicas: Option<Vec<RawReplica>>,
+    slots: Option<BTreeMap<String, RawSlot>>,
+    received: Option<Lsn>,
+    replayed: Option<Lsn>,
+    receiver: Option<String>,
+    since_replayed: Option<f64>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawReplica {
+    name: String,
+    state: String,
+    sent: Option<Lsn>,
+    flushed: Option<Lsn>,
+    replayed: Option<Lsn>,
+}
+
+#[derive(Debug, Deserialize)]
+struct RawSlot {
+    active: bool,
+    kept: Option<u64>,
+}
+
+const IDENTITY: &str = "SELECT json_build_object(
+    'version', split_part(current_setting('server_version'), ' ', 1),
+    'system_id', (SELECT system_identifier::text FROM pg_control_system()),
+    'started_at', extract(epoch FROM pg_postmaster_start_time())::int8)::text";
+
+const LOOK: &str = "WITH me AS (SELECT pg_is_in_recovery() AS standby),
+    here AS (SELECT standby,
+        CASE WHEN NOT standby THEN pg_current_wal_flush_lsn() END AS lsn,
+        CASE WHEN standby THEN pg_last_wal_receive_lsn() END AS received,
+        CASE WHEN standby THEN pg_last_wal_replay_lsn() END AS replayed FROM me)
+  SELECT json_build_object(
+    'in_recovery', standby,
+    'timeline', CASE WHEN standby
+        THEN coalesce((SELECT received_tli FROM pg_stat_wal_receiver), (SELECT timeline_id FROM pg_control_checkpoint()))
+        ELSE ('x' || substr(pg_walfile_name(lsn), 1, 8))::bit(32)::int END,
+    'lsn', lsn, 'received', received, 'replayed', replayed,
+    'receiver', (SELECT status FROM pg_stat_wal_receiver),
+    'since_replayed', CASE WHEN standby
+        THEN extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::float8 END,
+    'replicas', (SELECT json_agg(json_build_object('name', application_name, 'state', state, 'sent', sent_lsn,
+        'flushed', flush_lsn, 'replayed', replay_lsn) ORDER BY application_name, pid) FROM pg_stat_replication),
+    'slots', (SELECT json_object_agg(slot_name, json_build_object('active', active, 'kept',
+        greatest(0, (coalesce(lsn, received, replayed) - restart_lsn))::int8))
+        FROM pg_replication_slots WHERE slot_type = 'physical' AND slot_name LIKE 'flypg\\_%'))::text
+  FROM here";
+
+impl Session {
+    /// Connects as the agent's own role.
+    pub async fn connect(config: &Config) -> Result<Self, SqlError> {
+        Self::connect_as(config, Role::Agent, "postgres").await
+    }
+
+    pub async fn connect_as(config: &Config, role: Role, database: &str) -> Result<Self, SqlError> {
+        Self::open(&config.paths.socket, role.name(), &config.key.password(role), database).await
+    }
+
+    async fn open(socket: &Path, user: &str, password: &str, database: &str) -> Result<Self, SqlError> {
+        let mut to = tokio_postgres::Config::new();
+        to.host_path(socket).port(5432).user(user).password(password).dbname(database);
+        to.application_name("flypg-agent").connect_timeout(PATIENCE);
+        if user == Role::Agent.name() {
+            to.options(OPTIONS);
+        }
+        let (client, connection) =
+            timeout(PATIENCE, to.connect(NoTls)).await.map_err(|_| SqlError::TooSlow(PATIENCE))??;
+        // Its error is seen by whoever waits for an answer.
+        let connection = tokio::spawn(async move { drop(connection.await) });
+        Ok(Self { client, connection })
+    }
+
+    pub fn is_closed(&self) -> bool {
+        self.client.is_closed()
+    }
+
+    async fn json<T: for<'de> Deserialize<'de>>(&self, statement: &str) -> Result<T, SqlError> {
+        let rows = timeout(PATIENCE, self.client.simple_query(statement));
+        let rows = rows.await.map_err(|_| SqlError::TooSlow(PATIENCE))??;
+        let text = first_text(&rows).unwrap_or("null");
+        serde_json::from_str(text).map_err(SqlError::Unexpected)
+    }
+
+    pub async fn identity(&self) -> Result<(String, SystemId, i64), SqlError> {
+        let id: Identity = self.json(IDENTITY).await?;
+        Ok((id.version, SystemId(id.system_id), id.started_at))
+    }
+
+    /// Looks at what changes all the time. Lags of a standby whose receiver does not stream are unknown.
+    pub async fn look(&self) -> Result<Look, SqlError> {
+        let raw: RawLook = self.json(LOOK).await?;
+        let slots = raw.slots.unwrap_or_default();
+        let streams = raw.receiver.as_deref() == Some("streaming");
+        let seen = slots.iter().map(|(name, slot)| (name.clone(), SlotSeen { active: slot.active })).collect();
+        let role = if raw.in_recovery {
+            let replayed = raw.replayed.unwrap_or_default();
+            // Until the receiver of this start has streamed, Postgres gives the start of a segment.
+            let received = raw.received.filter(|lsn| *lsn >= replayed);
+            let replay_lag_seconds = match received {
+                Some(received) if streams && received == replayed => Some(0.0),
+                Some(_) if streams => raw.since_replayed.map(|seconds| seconds.max(0.0)),
+                _ => None,
+            };
+            PgRole::Standby { received, replayed, streaming_from: None, replay_lag_seconds }
+        } else {
+            let ours = |r: RawReplica| {
+                let node = NodeName::of_slot(&r.name)?;
+                Some(ReplicaReport { node, state: r.state, sent: r.sent, flushed: r.flushed, replayed: r.replayed })
+            };
+            PgRole::Primary {
+                lsn: raw.lsn.unwrap_or_default(),
+                replicas: raw.replicas.unwrap_or_default().into_iter().filter_map(ours).collect(),
+                slots: slots
+                    .into_iter()
+                    .filter(|(name, _)| NodeName::of_slot(name).is_some())
+                    .map(|(name, slot)| (name, slot.kept.unwrap_or(0)))
+                    .collect(),
+            }
+        };
+        Ok(Look { timeline: raw.timeline, role, streams, slots: seen })
+    }
+
+    /// When the running Postgres last read its files, as text to compare.
+    pub async fn conf_load_time(&self) -> Result<String, SqlError> {
+        self.json("SELECT to_json(pg_conf_load_time())::text").await
+    }
+
+    /// Parameters that wait for a restart.
+    pub async fn pending_restart(&self) -> Result<Vec<String>, SqlError> {
+        let names: Option<Vec<String>> =
+            self.json("SELECT json_agg(name ORDER BY name)::text FROM pg_settings WHERE pending_restart").await?;
+        Ok(names.unwrap_or_default())
+    }
+
+    /// What the last reload refused: parameter and Postgres' words. A change that needs a restart is none of these.
+    pub async fn file_errors(&self) -> Result<BTreeMap<String, String>, SqlError> {
+        let found: Option<BTreeMap<String, String>> = self
+            .json(
+                "SELECT json_object_agg(name, error)::text FROM pg_file_settings WHERE error IS NOT NULL \
+                 AND name IS NOT NULL AND error <> 'setting could not be applied'",
+            )
+            .await?;
+        Ok(found.unwrap_or_default())
+    }
+
+    /// A checkpoint, within `limit`.
+    pub async fn checkpoint(&self, limit: Duration) -> Result<(), SqlError> {
+        timeout(limit, self.client.batch_execute("CHECKPOINT")).await.map_err(|_| SqlError::TooSlow(limit))??;
+        Ok(())
+    }
+
+    pub async fn execute(&self, statements: &str) -> Result<(), SqlError> {
+        let patience = Duration::from_secs(30);
+        timeout(patience, self.client.batch_execute(statements)).await.map_err(|_| SqlError::TooSlow(patience))??;
+        Ok(())
+    }
+
+    /// Rows as maps from column to text; what metrics are made of.
+    pub async fn rows(&self, statement: &str) -> Result<Vec<BTreeMap<String, String>>, SqlError> {
+        let patience = Duration::from_secs(5);
+        let messages = timeout(patience, self.client.simple_query(statement));
+        let messages = messages.await.map_err(|_| SqlError::TooSlow(patience))??;
+        let row = |row: &tokio_postgres::SimpleQueryRow| {
+            let columns = row.columns().iter().enumerate();
+            columns.filter_map(|(n, c)| Some((c.name().to_owned(), row.get(n)?.to_owned()))).collect()
+        };
+        Ok(messages
+            .iter()
+            .filter_map(|message| match message {
+                tokio_postgres::SimpleQueryMessage::Row(found) => Some(row(found)),
+                _ => None,
+            })
+            .collect())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.connection.abort();
+    }
+}
+
+fn first_text(rows: &[tokio_postgres::SimpleQueryMessage]) -> Option<&str> {
+    rows.iter().find_map(|message| match message {
+        tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0),
+        _ => None,
+    })
+}
+
+/// A string literal. `standard_conforming_strings` cannot be relied on where a backslash is, so there may be none.
+pub fn literal(text: &str) -> Result<String, SqlError> {
+    if text.contains(['\\', '\0']) {
+        return Err(SqlError::BadValue(text.to_owned()));
+    }
+    Ok(format!("'{}'", text.replace('\'', "''")))
+}
