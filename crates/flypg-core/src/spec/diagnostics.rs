@@ -114,7 +114,7 @@ pub(crate) struct Excerpt {
 }
 
 impl Excerpt {
-    const WIDTH: usize = 400;
+    const WIDTH: usize = 4000;
 
     /// `column` (from 0) and `length` count characters of `line`.
     pub(crate) fn of(line: &str, column: usize, length: usize) -> Self {

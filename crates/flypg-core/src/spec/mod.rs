@@ -29,16 +29,19 @@ pub use diagnostics::{Code, Diagnostic, Diagnostics, Level, Place, Style};
 pub use schema::schema;
 pub use types::*;
 
+use crate::names::ClusterName;
 use diagnostics::Report;
 use mend::Faults;
 use source::Source;
 use tree::{Node, Value};
 
-/// A value, and the document that asks for it.
+/// A value, and where it is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Located<T> {
     pub value: T,
-    /// Where its name stands.
+    /// As the caller named it.
+    pub file: String,
+    /// Where the name of the value stands.
     pub place: Place,
 }
 
@@ -47,9 +50,10 @@ pub struct Located<T> {
 pub struct Checked {
     /// In the order of the files. None from a file that has an error.
     pub clusters: Vec<Located<ClusterSpec>>,
-    /// The files that have an error. What they ask for is not known; that they ask for nothing is not known either.
+    /// The files that have an error, as the caller named them. What they ask for is not known, so that while there
+    /// is one, a cluster nobody asks for may be one of theirs: it has not left the files.
     pub refused: BTreeSet<String>,
-    /// Errors and warnings of all files.
+    /// Errors and warnings of all files, file by file.
     pub diagnostics: Diagnostics,
 }
 
@@ -66,20 +70,19 @@ pub fn parse(file: &str, source: &[u8]) -> Result<Vec<Located<ClusterSpec>>, Dia
 /// Where two files do, neither is taken: which of them is meant cannot be known.
 pub fn check_all<F: AsRef<str>, S: AsRef<[u8]>>(files: &[(F, S)]) -> Checked {
     let mut checked = Checked::default();
-    let mut first: BTreeMap<String, Place> = BTreeMap::new();
+    let mut first: BTreeMap<ClusterName, (&str, Place)> = BTreeMap::new();
     for (file, source) in files {
-        let (file, source) = (file.as_ref(), source.as_ref());
+        let file = file.as_ref();
         let mut report = Report::default();
-        let clusters = read_file(file, source, &mut report);
+        let clusters = read_file(file, source.as_ref(), &mut report);
         for cluster in &clusters {
-            let name = cluster.value.name.to_string();
-            match first.get(&name) {
+            match first.get(&cluster.value.name) {
                 None => {
-                    first.insert(name, cluster.place.clone());
+                    first.insert(cluster.value.name.clone(), (file, cluster.place.clone()));
                 }
-                Some(earlier) => {
-                    checked.refused.insert(earlier.file.clone());
-                    report.add(duplicate(&name, earlier, &cluster.place));
+                Some((earlier, place)) => {
+                    checked.refused.insert((*earlier).to_owned());
+                    report.add(duplicate(&cluster.value.name, place, &cluster.place));
                 }
             }
         }
@@ -89,11 +92,11 @@ pub fn check_all<F: AsRef<str>, S: AsRef<[u8]>>(files: &[(F, S)]) -> Checked {
         checked.diagnostics.extend(report.finish(file));
         checked.clusters.extend(clusters);
     }
-    checked.clusters.retain(|cluster| !checked.refused.contains(&cluster.place.file));
+    checked.clusters.retain(|cluster| !checked.refused.contains(&cluster.file));
     checked
 }
 
-fn duplicate(name: &str, first: &Place, second: &Place) -> Diagnostic {
+fn duplicate(name: &ClusterName, first: &Place, second: &Place) -> Diagnostic {
     Diagnostic::error(Code::DuplicateCluster, &second.file, format!("two clusters are called `{name}`"))
         .at(second.labelled("the second"))
         .related(first.labelled("the first"))
@@ -142,7 +145,7 @@ fn read_file(file: &str, bytes: &[u8], report: &mut Report) -> Vec<Located<Clust
             Some(Ok(raw)) => {
                 let place = source.place(document.span_of("metadata.name"), "");
                 let spec = check::check(&source, document, &raw, &Faults::default(), report);
-                clusters.extend(spec.map(|value| Located { value, place }));
+                clusters.extend(spec.map(|value| Located { value, file: file.to_owned(), place }));
             }
         }
     }

@@ -15,11 +15,16 @@ use super::text::{Image, MemorySize, Name, OrganizationSlug, Percentage, RegionC
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct PostgresCluster {
+    /// The version of this format.
     #[schemars(extend("examples" = ["flypg/v1"]))]
     pub(crate) api_version: ApiVersion,
+    /// What this document describes.
     #[schemars(extend("examples" = ["PostgresCluster"]))]
     pub(crate) kind: Kind,
+    /// What the cluster is called.
+    #[schemars(extend("examples" = [{ "name": "orders-db" }]))]
     pub(crate) metadata: Metadata,
+    /// What the cluster is to be.
     pub(crate) spec: Spec,
 }
 
@@ -56,7 +61,11 @@ pub(crate) struct Spec {
     pub(crate) organization: OrganizationSlug,
     /// Fills what is not given of `regions.primary.nodes`, `machine` and `storage.size`.
     pub(crate) preset: Option<Preset>,
+    /// Which PostgreSQL, and its settings.
+    #[schemars(extend("examples" = [{ "version": 15 }]))]
     pub(crate) postgres: Postgres,
+    /// Where the nodes are, and how many.
+    #[schemars(extend("examples" = [{ "primary": { "code": "ord", "nodes": 3 } }]))]
     pub(crate) regions: Regions,
     /// Size of every node's Machine. Required without a preset.
     pub(crate) machine: Option<Machine>,
@@ -65,7 +74,9 @@ pub(crate) struct Spec {
     /// What an acknowledged commit has survived. Default: `quorum` with three or more nodes in the primary region,
     /// `quorum-available` with two, `async` with one.
     pub(crate) durability: Option<Durability>,
+    /// How soon a primary is replaced, and at what price.
     pub(crate) failover: Option<Failover>,
+    /// How clients reach the cluster.
     pub(crate) access: Option<Access>,
     /// What may go when it has left the file. Default: `protect`.
     pub(crate) deletion: Option<Deletion>,
@@ -125,6 +136,7 @@ impl JsonSchema for Parameter {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct Regions {
     /// Where the primary and its failover candidates live.
+    #[schemars(extend("examples" = [{ "code": "ord", "nodes": 3 }]))]
     pub(crate) primary: PrimaryRegion,
     /// Regions with read-only nodes, which are never promoted by themselves.
     pub(crate) replicas: Option<Vec<ReplicaRegion>>,
@@ -134,9 +146,10 @@ pub(crate) struct Regions {
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct PrimaryRegion {
+    /// One of Fly's regions.
     pub(crate) code: RegionCode,
-    /// Required without a preset.
-    #[schemars(range(min = 1, max = 7), extend("examples" = [3], "x-help" =
+    /// How many. With three, losing any one of them loses no commit. Required without a preset.
+    #[schemars(range(min = 1, max = 7), extend("examples" = [3], "x-if-more" =
         "every candidate is asked before a failover and slows every commit; for reads, add nodes under `replicas`"))]
     pub(crate) nodes: Option<u32>,
 }
@@ -145,10 +158,12 @@ pub(crate) struct PrimaryRegion {
 #[cfg_attr(test, derive(serde::Serialize))]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(crate) struct ReplicaRegion {
+    /// One of Fly's regions; not the primary one, and none twice.
     pub(crate) code: RegionCode,
-    /// Default: 1.
-    #[schemars(range(min = 1, max = 9), extend("examples" = [1], "x-help" =
-        "the primary sends its WAL to every node; to have none here, remove the region"))]
+    /// How many. Default: 1.
+    #[schemars(range(min = 1, max = 9), extend("examples" = [1],
+        "x-if-less" = "to have none here, remove the region",
+        "x-if-more" = "the primary sends its WAL to every one of them"))]
     pub(crate) nodes: Option<u32>,
 }
 
@@ -182,6 +197,7 @@ pub(crate) struct Storage {
     pub(crate) size: Option<VolumeSize>,
     /// Absent: volumes keep their size.
     pub(crate) grow: Option<Grow>,
+    /// Fly's own snapshots of the volumes, block by block.
     pub(crate) snapshots: Option<Snapshots>,
 }
 
@@ -194,6 +210,7 @@ pub(crate) struct Grow {
     /// By how much of their size: 1% to 100%. Default: 25%.
     pub(crate) by: Option<Percentage>,
     /// Where growing ends, at most 500GB.
+    #[schemars(extend("examples" = ["200GB"]))]
     pub(crate) max: VolumeSize,
 }
 

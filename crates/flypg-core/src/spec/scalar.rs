@@ -26,8 +26,8 @@ impl Scalar {
             return Some(Trap::LeadingZero);
         }
         match self.text.to_ascii_lowercase().as_str() {
-            "on" | "yes" | "y" => Some(Trap::Boolean(true)),
-            "off" | "no" | "n" => Some(Trap::Boolean(false)),
+            "on" | "yes" => Some(Trap::Boolean(true)),
+            "off" | "no" => Some(Trap::Boolean(false)),
             _ if digits.starts_with("0x") || digits.starts_with("0o") || digits.starts_with("0b") => {
                 (self.kind() == Kind::Integer).then_some(Trap::OtherBase)
             }

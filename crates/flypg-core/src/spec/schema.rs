@@ -133,17 +133,32 @@ impl Shape {
         self.inner.get("title").and_then(Value::as_str)
     }
 
-    pub(crate) fn example(&self) -> Option<String> {
-        let examples = self.outer.get("examples").or_else(|| self.inner.get("examples"))?;
-        match examples.get(0)? {
-            Value::String(text) => Some(text.clone()),
-            other => Some(other.to_string()),
-        }
+    #[cfg(test)]
+    pub(crate) fn description(&self) -> Option<&'static str> {
+        self.outer.get("description").or_else(|| self.inner.get("description")).and_then(Value::as_str)
     }
 
-    /// What to do if the value is not taken.
-    pub(crate) fn advice(&self) -> Option<&'static str> {
-        self.outer.get("x-help").or_else(|| self.inner.get("x-help")).and_then(Value::as_str)
+    pub(crate) fn example(&self) -> Option<String> {
+        let examples = self.outer.get("examples").or_else(|| self.inner.get("examples"))?;
+        examples.get(0).map(in_one_line)
+    }
+
+    /// What to do instead of a number below the range, or above it.
+    pub(crate) fn advice(&self, number: i64) -> Option<&'static str> {
+        let key = if number < self.range()?.0 { "x-if-less" } else { "x-if-more" };
+        self.outer.get(key)?.as_str()
+    }
+}
+
+/// As a person would write it in YAML, without line breaks.
+fn in_one_line(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Object(fields) => {
+            let fields: Vec<_> = fields.iter().map(|(name, value)| format!("{name}: {}", in_one_line(value))).collect();
+            format!("{{ {} }}", fields.join(", "))
+        }
+        other => other.to_string(),
     }
 }
 

@@ -14,8 +14,30 @@ use super::tree::{Entry, Node, Scalar, Value};
 /// Reports what in `document` is not as the schema says, and returns where.
 pub(crate) fn check(source: &Source<'_>, document: &Node, report: &mut Report) -> Faults {
     let mut walk = Walk { source, report, faults: Faults::default() };
-    walk.node(Shape::root(), document, &Path::Root);
+    if is_foreign(document) {
+        let help = "a cluster begins with `apiVersion: flypg/v1` and `kind: PostgresCluster`".to_owned();
+        let span = document.span_of("apiVersion");
+        let message = "this document is not a PostgresCluster";
+        walk.fault(&Path::Root, Code::WrongType, message, span, "of another program?", vec![help]);
+    } else {
+        walk.node(Shape::root(), document, &Path::Root);
+    }
     walk.faults
+}
+
+/// A mapping that shares nothing with ours, or says that it is something else: its fields are not ours to judge.
+fn is_foreign(document: &Node) -> bool {
+    let named = |name: &str| document.entry(name).and_then(|entry| entry.value.scalar());
+    let known = |entry: &Entry| {
+        let names: Vec<_> = Shape::root().fields().into_iter().flatten().map(|(name, _)| name).collect();
+        suggest::similar(&entry.key, names.into_iter()).is_some()
+    };
+    match named("apiVersion") {
+        Some(version) => {
+            !version.text.starts_with("flypg") && named("kind").is_some_and(|k| k.text != "PostgresCluster")
+        }
+        None => !document.entries().is_empty() && !document.entries().iter().take(20).any(known),
+    }
 }
 
 /// Where in the document, for messages.
@@ -87,7 +109,14 @@ impl Walk<'_> {
             (Value::Scalar(scalar), _) if scalar.kind() == Kind::Null => {
                 if !shape.nullable {
                     let message = format!("{} has no value", path.name());
-                    self.fault(path, Code::WrongType, message, node.span, format!("expected {}", noun(&shape)), vec![]);
+                    self.fault(
+                        path,
+                        Code::WrongType,
+                        message,
+                        node.span,
+                        format!("expected {}", choices(&shape)),
+                        vec![],
+                    );
                 }
             }
             (Value::Mapping(entries), Expected::Mapping) => self.mapping(shape, node, entries, path),
@@ -120,7 +149,7 @@ impl Walk<'_> {
                     "a mapping" => node.span_of(""),
                     _ => node.span,
                 };
-                self.fault(path, Code::WrongType, message, span, format!("expected {}", noun(&shape)), help);
+                self.fault(path, Code::WrongType, message, span, format!("expected {}", choices(&shape)), help);
             }
         }
     }
@@ -141,6 +170,9 @@ impl Walk<'_> {
             if let Some(field) = shape.field(&entry.key) {
                 self.node(field, &entry.value, &Path::Key(path, &entry.key));
                 continue;
+            }
+            if entry.key == "<<" {
+                continue; // the tree has told
             }
             let similar = suggest::similar(&entry.key, absent.iter().copied());
             self.unknown(entry, similar, &names, path);
@@ -205,12 +237,11 @@ impl Walk<'_> {
             short.map_or_else(|| format!("`{wanted}`"), |short| format!("`{wanted}` ({short})"))
         };
         let mut help: Vec<_> = similar.map(|word| format!("did you mean {}?", described(word))).into_iter().collect();
-        if words.len() > 6 {
+        if words.len() > FEW {
             help.push(format!("there are {}", words.iter().map(|(word, _)| *word).collect::<Vec<_>>().join(" ")));
         }
         let label = match words.len() {
-            1 => format!("expected `{}`", words[0].0),
-            2..=6 => format!("expected {}", list("or", words.iter().map(|(word, _)| *word))),
+            ..=FEW => format!("expected {}", choices(&shape)),
             _ => format!("expected {noun} for {}", path.name()),
         };
         self.fault(path, Code::BadValue, message, span, label, help);
@@ -251,7 +282,7 @@ impl Walk<'_> {
             Some(number) if shape.range().is_none_or(|(least, greatest)| (least..=greatest).contains(&number)) => {}
             Some(number) => {
                 let message = format!("{} cannot be {number}", path.name());
-                let help = shape.advice().map(str::to_owned).into_iter().collect();
+                let help = shape.advice(number).map(str::to_owned).into_iter().collect();
                 self.fault(path, Code::BadValue, message, span, format!("expected {expected}"), help);
             }
             None => {
@@ -310,8 +341,17 @@ fn canonical_integer(text: &str) -> Option<i64> {
     (number.to_string() == text).then_some(number)
 }
 
+/// As many choices as are told in one breath.
+const FEW: usize = 6;
+
+/// What may stand here, word by word if they are few.
+fn choices(shape: &Shape) -> String {
+    let words: Vec<_> = shape.words().map(|(word, _)| word).collect();
+    if (1..=FEW).contains(&words.len()) { list("or", words.into_iter()) } else { noun(shape) }
+}
+
 fn noun(shape: &Shape) -> String {
-    if let Some(title) = shape.title() {
+    if let Some(title) = shape.title().filter(|_| shape.expected() != Expected::Mapping) {
         return title.to_owned();
     }
     match shape.expected() {

@@ -18,6 +18,7 @@ pub(crate) fn similar<'a>(given: &str, words: impl Iterator<Item = &'a str>) -> 
     // One typo in three letters, two in six and so on; swapped neighbours are one.
     let allowed = (given.chars().count().max(3) / 3).min(4);
     words
+        .filter(|word| word.strip_prefix('a') != Some(given.as_str())) // `sync` is not a misspelt `async`
         .map(|word| (strsim::osa_distance(&given, &plain(word)), word))
         .filter(|(distance, _)| *distance <= allowed)
         .min_by_key(|(distance, _)| *distance)

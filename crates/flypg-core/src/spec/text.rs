@@ -224,8 +224,11 @@ fn is_registry(text: &str) -> bool {
 /// What was probably meant by `text`, which the type called `name` does not take.
 pub(crate) fn repaired(name: &str, text: &str) -> Option<String> {
     let tight: String = text.chars().filter(|c| !c.is_whitespace()).collect();
-    let lower = tight.to_lowercase();
-    let mut candidates = vec![tight.clone(), lower.clone(), lower.replace(['_', '.'], "-")];
+    let dashed = text.trim().to_lowercase().replace(['_', '.', ' '], "-");
+    let mut candidates = vec![tight.clone(), tight.to_lowercase(), dashed];
+    if text.trim().contains(' ') {
+        candidates.rotate_right(1); // words of a name are joined by dashes
+    }
     let digits = tight.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = tight.split_at(digits);
     let number = number.trim_start_matches('0');

@@ -188,7 +188,7 @@ impl<'a> Builder<'a> {
         let plain = style == ScalarStyle::Plain;
         if let Some(Open::Mapping { key: key @ None, .. }) = self.open.last_mut() {
             *key = Some((text.clone().into_owned(), span));
-            if plain && text == "<<" {
+            if text == "<<" {
                 self.unsupported(span, "merge keys are not taken", "write the fields out where they belong");
             }
             return true;
@@ -322,21 +322,30 @@ impl<'a> Builder<'a> {
         if info == "recursion limit exceeded" {
             return self.too_deep(Span::new(at, at));
         }
-        let (sentence, help) = plain_words(info);
-        let line_start = self.source.text[..at].rfind(['\n', '\r']).map_or(0, |end| end + 1);
-        let at = match self.source.text[line_start..at].rfind('\t') {
+        let text = self.source.text;
+        let line_start = text[..at].rfind(['\n', '\r']).map_or(0, |end| end + 1);
+        let before = &text[line_start..at];
+        let (sentence, help) = plain_words(info, before);
+        // Of what ends too early, the end of the last line that says something is a better place than the end of file.
+        let at = match before.rfind('\t') {
             Some(tab) if sentence.contains("tab") => line_start + tab, // it is noticed one character later
+            _ if text[at..].trim_start().is_empty() => text.trim_end().len(),
+            _ if sentence == NO_KEY_HERE => line_start + before.len() - before.trim_start().len(),
             _ => at,
         };
-        // Of what ends too early, the end of the last line that says something is a better place than the end of file.
-        let at = match self.source.text[at..].trim_start().is_empty() {
-            true => self.source.text.trim_end().len(),
-            false => at,
+        let rest = &text[at..];
+        let length = match sentence == NO_KEY_HERE {
+            true => rest.find(':').unwrap_or(0),
+            false => rest.chars().next().filter(|c| !matches!(c, '\n' | '\r')).map_or(0, char::len_utf8),
         };
-        let next = self.source.text[at..].chars().next();
-        let length = next.filter(|c| !matches!(c, '\n' | '\r')).map_or(0, char::len_utf8);
         let place = self.source.place(Span::new(at, at + length), sentence);
-        let diagnostic = Diagnostic::error(Code::Syntax, self.source.file, "this is not YAML").at(place);
+        let mut diagnostic = Diagnostic::error(Code::Syntax, self.source.file, "this is not YAML").at(place);
+        if let Some(Open::Sequence { start, .. } | Open::Mapping { start, .. }) = self.open.last()
+            && text[start.start..].starts_with(['{', '['])
+        {
+            let bracket = Span::new(start.start, start.start + 1);
+            diagnostic = diagnostic.related(self.source.place(bracket, "opened here"));
+        }
         self.report.add(match help {
             Some(help) => diagnostic.help(help),
             None => diagnostic,
@@ -344,14 +353,20 @@ impl<'a> Builder<'a> {
     }
 }
 
+const NO_KEY_HERE: &str = "a key cannot stand here";
+
 /// The parser's message in words that do not need its source, and what usually helps.
-fn plain_words(info: &str) -> (String, Option<&'static str>) {
+/// `before` is what stands on the line before the place.
+fn plain_words(info: &str, before: &str) -> (String, Option<&'static str>) {
     let (sentence, help) = match info {
         "tab cannot be used as indentation"
         | "tabs disallowed in this context"
         | "tabs disallowed within this context (block indentation)"
         | "a block scalar content cannot start with a tab"
         | "while scanning a plain scalar, found a tab" => ("a tab is not indentation", Some("indent with spaces")),
+        "mapping values are not allowed in this context" if !before.contains(':') => {
+            (NO_KEY_HERE, Some("fields of one mapping start in the same column, and each has a `:` after its name"))
+        }
         "mapping values are not allowed in this context" => {
             ("a second `:` on one line", Some("put text that contains `: ` in quotes, or begin a new line"))
         }
@@ -359,7 +374,9 @@ fn plain_words(info: &str) -> (String, Option<&'static str>) {
         "while parsing a flow mapping, did not find expected ',' or '}'" => ("expected `,` or `}`", None),
         "while parsing a flow sequence, expected ',' or ']'" => ("expected `,` or `]`", None),
         "misplaced bracket" => ("this bracket closes nothing", None),
-        "while scanning a quoted scalar, found unexpected end of stream" => ("this text has no closing quote", None),
+        "while scanning a quoted scalar, found unexpected end of stream" | "invalid indentation in quoted scalar" => {
+            ("this text has no closing quote", Some("close it on the same line"))
+        }
         "while parsing a block mapping, did not find expected key" | "invalid indentation" => {
             ("expected a key here", Some("fields that belong together start in the same column"))
         }

@@ -11,7 +11,10 @@ use super::source::Source;
 ///
 /// `wanted[n]` is the name of the cluster in document `n`, if its shape was found good; of the others the answer is
 /// `None`.
-pub(crate) fn read(source: &Source<'_>, wanted: &[Option<&str>]) -> Vec<Option<Result<PostgresCluster, Box<Diagnostic>>>> {
+pub(crate) fn read(
+    source: &Source<'_>,
+    wanted: &[Option<&str>],
+) -> Vec<Option<Result<PostgresCluster, Box<Diagnostic>>>> {
     let mut documents = serde_yaml::Deserializer::from_str(source.text);
     let read = |wanted: &Option<&str>| {
         let document = documents.next();

@@ -93,6 +93,9 @@ impl Checker<'_> {
         let storage =
             self.judge(&["spec.storage", "spec.preset"], |checker| checker.storage(spec.storage.as_ref(), &fill));
         let postgres = self.postgres(&spec.postgres);
+        if let Some(guest) = guest.iter().flatten().next() {
+            self.buffers(&postgres.parameters, guest);
+        }
         let primary = primary.flatten();
         let durability = self.judge(&["spec.durability"], |checker| {
             primary.as_ref().map(|primary| checker.durability(spec.durability, primary.nodes))

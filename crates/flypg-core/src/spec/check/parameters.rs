@@ -7,6 +7,7 @@ use crate::settings;
 use crate::spec::diagnostics::{Code, Diagnostic, Level, quoted};
 use crate::spec::raw;
 use crate::spec::source::Span;
+use crate::spec::types::Guest;
 
 /// Longer values are a mistake; PostgreSQL itself sets no limit.
 const LONGEST_VALUE: usize = 4096;
@@ -44,6 +45,23 @@ impl Checker<'_> {
             }
         }
         checked
+    }
+
+    /// A Machine that cannot hold its shared buffers does not start PostgreSQL at all.
+    pub(super) fn buffers(&mut self, parameters: &BTreeMap<String, String>, guest: &Guest) {
+        let Some(value) = parameters.get("shared_buffers") else { return };
+        let memory = u64::from(guest.memory_mb) << 20;
+        if memory_in_bytes(value, 8192).is_none_or(|buffers| buffers < memory) {
+            return;
+        }
+        let entries = self.document.entry("spec").and_then(|spec| spec.value.entry("postgres"));
+        let entries = entries.and_then(|postgres| postgres.value.entry("parameters"));
+        let mut entries = entries.map_or(&[][..], |parameters| parameters.value.entries()).iter();
+        let Some(entry) = entries.find(|entry| entry.key.eq_ignore_ascii_case("shared_buffers")) else { return };
+        let message = format!("`shared_buffers` of {} does not fit into a {guest}", quoted(value));
+        let label = format!("expected less than {}MB", guest.memory_mb);
+        let help = "without it, it follows the memory of the machine".to_owned();
+        self.add(Level::Error, Code::Conflict, entry.value.span, message, label, &[help]);
     }
 
     fn value(&mut self, name: &str, value: &str, span: Span) -> bool {
@@ -84,6 +102,22 @@ fn whole_number(name: &str) -> Option<(u64, u64)> {
         "max_locks_per_transaction" => Some((10, 2_147_483_647)),
         _ => None,
     }
+}
+
+/// As PostgreSQL reads an amount of memory; a number without a unit counts `unit` bytes. `None` if it is none.
+fn memory_in_bytes(value: &str, unit: u64) -> Option<u64> {
+    let digits = value.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, suffix) = value.split_at(digits);
+    let unit = match suffix.trim() {
+        "" => unit,
+        "B" => 1,
+        "kB" => 1 << 10,
+        "MB" => 1 << 20,
+        "GB" => 1 << 30,
+        "TB" => 1 << 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok().map(|number| number.saturating_mul(unit))
 }
 
 /// `16mb` or `1G`, with the unit as PostgreSQL spells it. Extensions may have units of their own.
