@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use http::Method;
 
-use super::{Idempotence, Path, Received, Request, json};
+use super::{Idempotence, Path, Received, Request, json, json_or_empty};
 use crate::bucket::BucketKey;
 use crate::error::Reason;
 use crate::types::{
@@ -27,7 +27,7 @@ pub enum Started {
 /// `stopping`, and for a moment after it stopped.
 pub fn start(app: &str, machine: &str) -> Request<Started> {
     fn read(received: &Received<'_>) -> Result<Started, serde_json::Error> {
-        json(received).map(Started::Accepted)
+        json_or_empty(received).map(Started::Accepted)
     }
     post(app, machine, "start", "machines.start", Idempotence::Repeatable, read)
         .settling(|reason| matches!(reason, Reason::AlreadyStarting).then_some(Started::Already))
@@ -36,7 +36,7 @@ pub fn start(app: &str, machine: &str) -> Request<Started> {
 /// Asks a Machine to stop; the answer only means that it was asked. Under somebody else's lease it hangs until that
 /// ends.
 pub fn stop(app: &str, machine: &str, stop: &StopMachine) -> Request<Ack> {
-    let request = post(app, machine, "stop", "machines.stop", Idempotence::Repeatable, json);
+    let request = post(app, machine, "stop", "machines.stop", Idempotence::Repeatable, json_or_empty);
     if *stop == StopMachine::default() { request } else { request.with_body(stop) }
 }
 
@@ -51,7 +51,7 @@ pub struct RestartMachine {
 
 /// Stops and starts a Machine without changing its configuration.
 pub fn restart(app: &str, machine: &str, restart: &RestartMachine) -> Request<Ack> {
-    post(app, machine, "restart", "machines.restart", Idempotence::Once, json)
+    post(app, machine, "restart", "machines.restart", Idempotence::Once, json_or_empty)
         .with_query_if("timeout", restart.timeout)
         .with_query_if("signal", restart.signal.as_ref())
         .with_flag("force_stop", restart.force_stop)
@@ -65,12 +65,12 @@ pub fn signal(app: &str, machine: &str, signal: Signal) -> Request<()> {
 
 /// Takes the Machine out of Fly's proxy; it keeps running.
 pub fn cordon(app: &str, machine: &str) -> Request<Ack> {
-    post(app, machine, "cordon", "machines.cordon", Idempotence::Repeatable, json)
+    post(app, machine, "cordon", "machines.cordon", Idempotence::Repeatable, json_or_empty)
 }
 
 /// Undoes [`cordon`].
 pub fn uncordon(app: &str, machine: &str) -> Request<Ack> {
-    post(app, machine, "uncordon", "machines.uncordon", Idempotence::Repeatable, json)
+    post(app, machine, "uncordon", "machines.uncordon", Idempotence::Repeatable, json_or_empty)
 }
 
 /// What to wait for, and for how long.

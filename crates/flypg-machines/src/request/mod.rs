@@ -208,13 +208,18 @@ fn json<T: DeserializeOwned>(received: &Received<'_>) -> Result<T, serde_json::E
     serde_json::from_slice(received.body)
 }
 
+/// For answers that confirm and may do so without a word: not all of them are documented with a body.
+fn json_or_empty<T: DeserializeOwned + Default>(received: &Received<'_>) -> Result<T, serde_json::Error> {
+    if received.body.trim_ascii().is_empty() { Ok(T::default()) } else { json(received) }
+}
+
 /// For answers that say nothing, or nothing worth reading.
 fn nothing(_: &Received<'_>) -> Result<(), serde_json::Error> {
     Ok(())
 }
 
-fn removed<T: DeserializeOwned>(received: &Received<'_>) -> Result<Removal<T>, serde_json::Error> {
-    json(received).map(Removal::Accepted)
+fn removed<T: DeserializeOwned + Default>(received: &Received<'_>) -> Result<Removal<T>, serde_json::Error> {
+    json_or_empty(received).map(Removal::Accepted)
 }
 
 fn removed_silently(_: &Received<'_>) -> Result<Removal<()>, serde_json::Error> {

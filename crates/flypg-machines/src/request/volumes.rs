@@ -3,7 +3,7 @@
 use http::Method;
 
 use super::page::page;
-use super::{Idempotence, Page, Path, Received, Removal, Request, gone, json, removed};
+use super::{Idempotence, Page, Path, Removal, Request, gone, json, json_or_empty};
 use crate::bucket::BucketKey;
 use crate::types::{CreateVolume, ExtendVolume, ExtendedVolume, Snapshot, SnapshotJobAnswer, UpdateVolume, Volume};
 
@@ -78,7 +78,7 @@ pub fn delete(app: &str, volume: &str) -> Request<Removal<Volume>> {
         Path::volume(app, volume),
         Idempotence::Repeatable,
         BucketKey::new("volumes.delete", volume),
-        removed,
+        |received| json(received).map(Removal::Accepted),
     )
     .settling(gone)
 }
@@ -96,15 +96,11 @@ pub fn snapshots(app: &str, volume: &str) -> Request<Vec<Snapshot>> {
 
 /// Orders a snapshot: one at a time per volume.
 pub fn create_snapshot(app: &str, volume: &str) -> Request<SnapshotJobAnswer> {
-    fn read(received: &Received<'_>) -> Result<SnapshotJobAnswer, serde_json::Error> {
-        // The OpenAPI document declares no body, the server sends one.
-        if received.body.trim_ascii().is_empty() { Ok(SnapshotJobAnswer::default()) } else { json(received) }
-    }
     Request::new(
         Method::POST,
         Path::volume(app, volume).then("snapshots"),
         Idempotence::Once,
         BucketKey::new("snapshots.create", volume),
-        read,
+        json_or_empty,
     )
 }

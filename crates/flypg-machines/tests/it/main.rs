@@ -6,3 +6,4 @@ mod sender;
 mod server;
 mod setup;
 mod spellings;
+mod surface;

@@ -176,6 +176,18 @@ fn a_snapshot_job_may_have_no_body() {
 }
 
 #[test]
+fn a_confirmation_may_have_no_body() {
+    assert_eq!(lifecycle::cordon("a", "m").read(b"", None).unwrap(), Ack::default());
+    assert_eq!(lifecycle::restart("a", "m", &Default::default()).read(b"\n", None).unwrap(), Ack::default());
+    assert!(machines::destroy("a", "m", true).read(b"", None).is_ok());
+    assert!(lifecycle::start("a", "m").read(b"", None).is_ok());
+    assert!(lifecycle::stop("a", "m", &Default::default()).read(b"<html>", None).is_err());
+    // A Machine must be one, and so must a volume.
+    assert!(volumes::delete("a", "v").read(b"", None).is_err());
+    assert!(machines::get("a", "m").read(b"", None).is_err());
+}
+
+#[test]
 fn an_empty_list_may_be_null() {
     assert_eq!(machines::list("a", &Default::default()).read(b"null", Some("")).unwrap().items, []);
     assert_eq!(machines::list("a", &Default::default()).read(b"[]", Some("")).unwrap().next_cursor, None);
