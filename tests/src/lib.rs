@@ -1,1 +1,7 @@
-//! What the test rings share.
+//! What the rings of tests share: a Fly on this computer, clusters in it, and writers that keep count.
+
+pub mod fly;
+pub mod patience;
+pub mod proxy;
+pub mod sql;
+pub mod writer;

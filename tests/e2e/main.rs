@@ -1,0 +1,9 @@
+//! The real binaries, the emulator over HTTP, real PostgreSQL.
+
+mod cluster;
+mod controller;
+mod crash;
+mod create;
+mod day_two;
+mod faults;
+mod nodes;
