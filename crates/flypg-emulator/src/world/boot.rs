@@ -19,7 +19,9 @@ pub struct Boot {
 }
 
 impl World {
-    pub(crate) fn boot_of(&self, app: &str, machine: &Shared<Machine>) -> Option<Boot> {
+    /// What a boot of this machine needs to know; `None` for an unknown app.
+    #[must_use]
+    pub fn boot_of(&self, app: &str, machine: &Shared<Machine>) -> Option<Boot> {
         let app = self.apps.get(app)?;
         let secrets: BTreeMap<String, String> =
             app.secrets.values.iter().map(|(name, secret)| (name.clone(), secret.value.clone())).collect();

@@ -101,9 +101,9 @@ impl World {
                 self.effects.push(Effect::WipeVolume { volume: volume.clone() });
                 Ok(())
             }
-            Fault::MachineDies { machine } => self.with_run(machine, |id, run| Effect::Kill { machine: id, run }),
-            Fault::Freeze { machine } => self.with_run(machine, |id, _| Effect::Freeze { machine: id }),
-            Fault::Thaw { machine } => self.with_run(machine, |id, _| Effect::Thaw { machine: id }),
+            Fault::MachineDies { machine } => self.with_run(machine, |app, id, run| Effect::Kill { app, machine: id, run }),
+            Fault::Freeze { machine } => self.with_run(machine, |_, id, _| Effect::Freeze { machine: id }),
+            Fault::Thaw { machine } => self.with_run(machine, |_, id, _| Effect::Thaw { machine: id }),
             Fault::SlowStart { machine, ms } => {
                 let (app, id) = self.find_machine(machine)?;
                 self.edit_machine(&app, &id)?.slow_start_ms = *ms;
@@ -134,11 +134,11 @@ impl World {
         self.peek(&app, &id).map(|machine| machine.host.clone()).ok_or_else(Refusal::machine_not_found)
     }
 
-    fn with_run(&mut self, machine: &str, effect: impl FnOnce(String, u64) -> Effect) -> Result<(), Refusal> {
+    fn with_run(&mut self, machine: &str, effect: impl FnOnce(String, String, u64) -> Effect) -> Result<(), Refusal> {
         let (app, id) = self.find_machine(machine)?;
         let run = self.peek(&app, &id).filter(|machine| machine.run.live).map(|machine| machine.run.number);
         let run = run.ok_or_else(|| Refusal::not_allowed("harm", "not running"))?;
-        self.effects.push(effect(id, run));
+        self.effects.push(effect(app, id, run));
         Ok(())
     }
 
@@ -156,7 +156,7 @@ impl World {
         for (app, id) in self.on_host(&host) {
             let run = self.edit_machine(&app, &id)?.run.clone();
             if !processes && run.live {
-                self.effects.push(Effect::Kill { machine: id, run: run.number });
+                self.effects.push(Effect::Kill { app: app.clone(), machine: id, run: run.number });
             }
         }
         Ok(())
@@ -171,7 +171,7 @@ impl World {
             let edit = self.edit_machine(&app, &id)?;
             let (run, noted) = (edit.run.clone(), std::mem::take(&mut edit.destroy_when_reachable));
             if noted && run.live {
-                self.effects.push(Effect::Kill { machine: id.clone(), run: run.number });
+                self.effects.push(Effect::Kill { app: app.clone(), machine: id.clone(), run: run.number });
             }
             self.settle(now, &app, &id);
         }
@@ -211,7 +211,7 @@ impl World {
             edit.run.stop_requested = true;
             let stop = &record.config.stop;
             let (signal, timeout_ms) = (stop.signal.clone(), stop.timeout_ms);
-            self.effects.push(Effect::Halt { machine: id, run: record.run.number, signal, timeout_ms });
+            self.effects.push(Effect::Halt { app, machine: id, run: record.run.number, signal, timeout_ms });
         }
         Ok(())
     }

@@ -57,6 +57,11 @@ impl Addresses {
         Self { plan, next: 0, taken: BTreeSet::new() }
     }
 
+    /// Without the derived part.
+    pub(crate) fn bare(&self) -> Self {
+        Self { plan: self.plan.clone(), next: self.next, taken: BTreeSet::new() }
+    }
+
     /// The next free address; a freed one is used again only after all others.
     pub(crate) fn take(&mut self, network: &str, host: &str) -> String {
         loop {

@@ -200,9 +200,10 @@ impl World {
         self.set_timer(now.after(replace_ms), app, id, MachineTimer::Replaced);
         if run.live {
             if machine.state == MachineState::Suspended {
-                self.effects.push(Effect::Kill { machine: id.to_owned(), run: run.number });
+                self.effects.push(Effect::Kill { app: app.to_owned(), machine: id.to_owned(), run: run.number });
             } else {
-                let halt = Effect::Halt { machine: id.to_owned(), run: run.number, signal: stop.signal, timeout_ms: stop.timeout_ms };
+                let (app, machine) = (app.to_owned(), id.to_owned());
+                let halt = Effect::Halt { app, machine, run: run.number, signal: stop.signal, timeout_ms: stop.timeout_ms };
                 self.effects.push(halt);
             }
         }
@@ -295,13 +296,13 @@ impl World {
             self.set_timer(now.after(stop_ms), app, id, MachineTimer::Stopped);
         }
         if machine.run.live {
-            let (id, run) = (id.to_owned(), machine.run.number);
+            let (app, id, run) = (app.to_owned(), id.to_owned(), machine.run.number);
             self.effects.push(match machine.state {
-                MachineState::Suspended => Effect::Kill { machine: id, run },
+                MachineState::Suspended => Effect::Kill { app, machine: id, run },
                 _ => {
                     let stop = &machine.config.stop;
                     let signal = signal.unwrap_or(&stop.signal).to_owned();
-                    Effect::Halt { machine: id, run, signal, timeout_ms: timeout_ms.unwrap_or(stop.timeout_ms) }
+                    Effect::Halt { app, machine: id, run, signal, timeout_ms: timeout_ms.unwrap_or(stop.timeout_ms) }
                 }
             });
         }
@@ -338,6 +339,7 @@ impl World {
         edit.push_event(event, now, "restart", "restarting", "user", None);
         let stop = &machine.config.stop;
         self.effects.push(Effect::Halt {
+            app: app.to_owned(),
             machine: id.to_owned(),
             run: machine.run.number,
             signal: signal.unwrap_or(&stop.signal).to_owned(),

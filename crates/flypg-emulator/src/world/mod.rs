@@ -66,6 +66,15 @@ pub struct World {
     touched: Touched,
 }
 
+/// The parts of the world that are not apps, as they are saved.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Foundation {
+    ids: IdSource,
+    counter: u64,
+    hosts: Hosts,
+    addresses: Addresses,
+}
+
 /// What changed since the last [`World::take_touched`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Touched {
@@ -90,9 +99,9 @@ pub enum Effect {
     /// Take over processes that an earlier emulator left running, if they still do; same answers.
     Adopt(Box<Boot>),
     /// Send the signal, after the timeout kill everything; answer with `Exited`.
-    Halt { machine: String, run: u64, signal: String, timeout_ms: u64 },
+    Halt { app: String, machine: String, run: u64, signal: String, timeout_ms: u64 },
     /// Kill everything at once; answer with `Exited`.
-    Kill { machine: String, run: u64 },
+    Kill { app: String, machine: String, run: u64 },
     /// Send a signal to the main process.
     Signal { machine: String, signal: String },
     /// Stop and continue scheduling of everything in the machine.
@@ -137,6 +146,26 @@ impl World {
             effects: Vec::new(),
             touched: Touched::default(),
         }
+    }
+
+    pub(crate) fn foundation(&self) -> Foundation {
+        Foundation {
+            ids: self.ids.clone(),
+            counter: self.counter,
+            hosts: self.hosts.clone(),
+            addresses: self.addresses.bare(),
+        }
+    }
+
+    /// Puts a saved world together; [`World::resume`] makes it usable.
+    pub(crate) fn from_parts(foundation: Foundation, apps: Vec<App>) -> Self {
+        let mut world = Self::new(0, Knobs::default(), foundation.addresses.plan.clone());
+        world.ids = foundation.ids;
+        world.counter = foundation.counter;
+        world.hosts = foundation.hosts;
+        world.addresses = foundation.addresses;
+        world.apps = apps.into_iter().map(|app| (app.name.clone(), Shared::new(app))).collect();
+        world
     }
 
     /// Makes a deserialised world usable again: derived parts are computed anew, and for every run that was alive an
@@ -186,10 +215,10 @@ impl World {
         match machine.state {
             MachineState::Stopping | MachineState::Replacing | MachineState::Restarting => {
                 let (signal, timeout_ms) = (machine.config.stop.signal.clone(), machine.config.stop.timeout_ms);
-                self.effects.push(Effect::Halt { machine: id, run, signal, timeout_ms });
+                self.effects.push(Effect::Halt { app: app.to_owned(), machine: id, run, signal, timeout_ms });
             }
             MachineState::Destroying if self.hosts.reachable(&machine.host) => {
-                self.effects.push(Effect::Kill { machine: id, run });
+                self.effects.push(Effect::Kill { app: app.to_owned(), machine: id, run });
             }
             _ => {}
         }

@@ -163,7 +163,7 @@ impl World {
         edit.push_event(event, now, "destroy", "destroying", "user", None);
         self.set_timer(now.after(destroy_ms), app, id, MachineTimer::Destroyed);
         if machine.run.live && reachable {
-            self.effects.push(Effect::Kill { machine: id.to_owned(), run: machine.run.number });
+            self.effects.push(Effect::Kill { app: app.to_owned(), machine: id.to_owned(), run: machine.run.number });
         }
     }
 
