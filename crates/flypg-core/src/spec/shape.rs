@@ -229,7 +229,9 @@ impl Walk<'_> {
             let by_description = |(word, description): &(&'static str, Option<&str>)| {
                 description.is_some_and(|d| d.eq_ignore_ascii_case(&scalar.text)).then_some(*word)
             };
-            words.iter().find_map(by_description)
+            let became_boolean = scalar.kind() == Kind::Boolean && scalar.text.eq_ignore_ascii_case("false");
+            let off = words.iter().find(|(word, _)| became_boolean && *word == "off").map(|(word, _)| *word);
+            off.or_else(|| words.iter().find_map(by_description))
         });
         let described = |wanted: &str| {
             let description = words.iter().find(|(word, _)| *word == wanted).and_then(|(_, description)| *description);

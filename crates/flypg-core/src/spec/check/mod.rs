@@ -75,8 +75,10 @@ pub(crate) fn check(
     if checker.report.errors() > before || !faults.is_empty() {
         return None;
     }
-    if let Some(spec) = &spec {
-        checker.lint(raw, spec);
+    match &spec {
+        Some(spec) => checker.lint(raw, spec),
+        // Every value was found good above, so this is never seen; a cluster must not vanish without a word.
+        None => checker.error(Code::BadValue, "metadata.name", "this cluster cannot be understood", "", &[]),
     }
     spec
 }

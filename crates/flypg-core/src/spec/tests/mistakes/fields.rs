@@ -336,3 +336,72 @@ fn a_bad_durability() {
     "#]],
     );
 }
+
+#[test]
+fn words_that_other_programs_made_booleans() {
+    check(
+        and("  failover: { readFence: false }\n"),
+        expect![[r#"
+        error: `false` is not a read fence
+          --> cluster.yaml:14:26
+           |
+        14 |   failover: { readFence: false }
+           |                          ^^^^^ expected `strict` or `off`
+           |
+           = help: did you mean `off`?
+    "#]],
+    );
+    let labels = with("  name: orders-db", "  name: orders-db\n  labels: { tier: 1, public: yes, country: no }");
+    check(
+        labels,
+        expect![[r#"
+        error: `metadata.labels.tier` is not text
+         --> cluster.yaml:5:19
+          |
+        5 |   labels: { tier: 1, public: yes, country: no }
+          |                   ^ this is a number, not text
+          |
+          = help: put it in quotes: `"1"`
+
+        error: `metadata.labels.public` is not text
+         --> cluster.yaml:5:30
+          |
+        5 |   labels: { tier: 1, public: yes, country: no }
+          |                              ^^^ some YAML readers take this for a boolean
+          |
+          = help: put it in quotes: `"yes"`
+
+        error: `metadata.labels.country` is not text
+         --> cluster.yaml:5:44
+          |
+        5 |   labels: { tier: 1, public: yes, country: no }
+          |                                            ^^ some YAML readers take this for a boolean
+          |
+          = help: put it in quotes: `"no"`
+    "#]],
+    );
+}
+
+#[test]
+fn sections_of_other_types() {
+    let text = with("version: 15", "version: 15\n    parameters: [work_mem]")
+        .replace("storage:\n    size: 40GB", "storage: 40GB");
+    check(
+        text,
+        expect![[r#"
+        error: `spec.postgres.parameters` is a list
+         --> cluster.yaml:9:17
+          |
+        9 |     parameters: [work_mem]
+          |                 ^^^^^^^^^^ expected a mapping
+
+        error: `spec.storage` is a single value
+          --> cluster.yaml:13:12
+           |
+        13 |   storage: 40GB
+           |            ^^^^ expected a mapping
+           |
+           = help: its fields are `grow`, `size` and `snapshots`
+    "#]],
+    );
+}
