@@ -328,9 +328,7 @@ impl LiveActuator {
     ) -> Result<(), ActError> {
         match self.store.swap(cluster, instead_of, decree).await? {
             Swap::Done => Ok(()),
-            Swap::Differs { found } => {
-                Err(ActError::Refused(Trouble::RecordDiffers { found: found.map(Box::new) }))
-            }
+            Swap::Differs { found } => Err(ActError::Refused(Trouble::RecordDiffers { found: found.map(Box::new) })),
         }
     }
 
@@ -371,9 +369,9 @@ pub fn cluster_of(action: &Action) -> &ClusterName {
         | Action::DestroyMachine { app, .. }
         | Action::DeleteVolume { app, .. }
         | Action::DeleteApp { app } => app,
-        Action::Decide { cluster, .. }
-        | Action::Forget { cluster, .. }
-        | Action::RestartPostgres { cluster, .. } => cluster,
+        Action::Decide { cluster, .. } | Action::Forget { cluster, .. } | Action::RestartPostgres { cluster, .. } => {
+            cluster
+        }
         Action::Assign { assignment, .. } => &assignment.cluster,
     }
 }

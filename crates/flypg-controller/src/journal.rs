@@ -128,12 +128,7 @@ mod tests {
         let mut turn = Turn {
             at: Timestamp::UNIX_EPOCH,
             observed: Observed::default(),
-            plan: Plan {
-                cluster: cluster.clone(),
-                verdict: Verdict::Unknown,
-                steps: Vec::new(),
-                holds: Vec::new(),
-            },
+            plan: Plan { cluster: cluster.clone(), verdict: Verdict::Unknown, steps: Vec::new(), holds: Vec::new() },
             results: Vec::new(),
         };
         for _ in 0..3 {

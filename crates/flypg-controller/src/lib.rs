@@ -8,6 +8,7 @@ pub mod listen;
 pub mod observe;
 pub mod pace;
 pub mod source;
+pub mod status;
 pub mod store;
 pub mod translate;
 pub mod turn;

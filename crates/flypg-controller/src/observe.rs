@@ -34,12 +34,7 @@ pub trait Observer: Send {
     fn observe(&mut self, spec: &ClusterSpec, now: Timestamp) -> impl Future<Output = Observed> + Send;
 
     /// Asks the agents again, and the record; the platform stays as it was `seen`.
-    fn listen(
-        &mut self,
-        spec: &ClusterSpec,
-        seen: Observed,
-        now: Timestamp,
-    ) -> impl Future<Output = Observed> + Send;
+    fn listen(&mut self, spec: &ClusterSpec, seen: Observed, now: Timestamp) -> impl Future<Output = Observed> + Send;
 }
 
 /// Looks at a real platform and real agents.
@@ -166,7 +161,8 @@ impl Look<'_> {
         let list = |cursor| machines::list(app, &machines::ListMachines { cursor, ..Default::default() });
         match self.observer.fly.all(list).await {
             Ok(listed) => {
-                let machines = self.confirm(listed.items, Thing::Machine, |id| machines::get(app, id), |wire| &wire.id).await;
+                let machines =
+                    self.confirm(listed.items, Thing::Machine, |id| machines::get(app, id), |wire| &wire.id).await;
                 let translate = |wire| translate::machine(wire, self.cluster);
                 let machines = machines.map(|list| list.into_iter().filter_map(translate).collect::<Vec<_>>());
                 let known = machines.known().map_or(&[][..], Vec::as_slice);
@@ -319,8 +315,6 @@ fn notes(observed: &Observed, cluster: &ClusterName, known: &[Known], now: Times
     let new = seen.iter().flat_map(|(thing, ids)| ids.iter().map(move |id| (*thing, *id)));
     let new = new.filter(|(thing, id)| !is_known(*thing, id));
     let new = new.map(|(thing, id)| Known { thing, id: id.to_owned(), since: now }).collect();
-    let gone = known.iter().filter(|known| {
-        seen.get(&known.thing).is_some_and(|ids| !ids.contains(&known.id.as_str()))
-    });
+    let gone = known.iter().filter(|known| seen.get(&known.thing).is_some_and(|ids| !ids.contains(&known.id.as_str())));
     (new, gone.cloned().collect())
 }

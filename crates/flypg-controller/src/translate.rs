@@ -175,8 +175,7 @@ pub fn update_volume(snapshots: SnapshotPolicy) -> fly::UpdateVolume {
 
 /// The body that creates a node's Machine.
 pub fn create_machine(spec: &MachineSpec) -> fly::CreateMachine {
-    let mount =
-        fly::Mount { volume: Some(spec.volume.clone()), path: Some(DATA.to_owned()), ..fly::Mount::default() };
+    let mount = fly::Mount { volume: Some(spec.volume.clone()), path: Some(DATA.to_owned()), ..fly::Mount::default() };
     let config = fly::MachineConfig {
         image: Some(spec.image.clone()),
         env: spec.env.clone(),
@@ -216,11 +215,7 @@ fn services() -> Vec<fly::Service> {
     let service = |public: u16, internal: u16| fly::Service {
         protocol: Some("tcp".to_owned()),
         internal_port: Some(internal),
-        ports: vec![fly::Port {
-            port: Some(public),
-            handlers: vec!["pg_tls".to_owned()],
-            ..fly::Port::default()
-        }],
+        ports: vec![fly::Port { port: Some(public), handlers: vec!["pg_tls".to_owned()], ..fly::Port::default() }],
         autostart: Some(false),
         autostop: Some(fly::Autostop::Off),
         concurrency: Some(fly::Concurrency {

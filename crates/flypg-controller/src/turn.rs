@@ -69,6 +69,20 @@ pub trait Witness: Send + Sync {
 /// Nobody.
 impl Witness for () {}
 
+impl<W: Witness + ?Sized> Witness for std::sync::Arc<W> {
+    fn began(&self, cluster: &ClusterName, step: &Step) {
+        (**self).began(cluster, step);
+    }
+
+    fn ended(&self, cluster: &ClusterName, step: &Step, result: &Result<(), ActError>, took: Duration) {
+        (**self).ended(cluster, step, result, took);
+    }
+
+    fn planned(&self, turn: &Turn) {
+        (**self).planned(turn);
+    }
+}
+
 /// What one turn saw, wanted and did.
 #[derive(Debug)]
 pub struct Turn {
@@ -131,13 +145,7 @@ pub async fn turn_on_report(
     act(actuator, at, observed, plan, witness).await
 }
 
-async fn act(
-    actuator: &impl Actuator,
-    at: Timestamp,
-    observed: Observed,
-    plan: Plan,
-    witness: &impl Witness,
-) -> Turn {
+async fn act(actuator: &impl Actuator, at: Timestamp, observed: Observed, plan: Plan, witness: &impl Witness) -> Turn {
     let mut turn = Turn { at, observed, plan, results: Vec::new() };
     witness.planned(&turn);
     let cluster = &turn.plan.cluster;

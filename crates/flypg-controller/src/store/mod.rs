@@ -228,11 +228,11 @@ fn database(done: &'static str) -> impl Fn(rusqlite::Error) -> StoreError {
 }
 
 fn make_dir(dir: &Path) -> Result<(), StoreError> {
-    std::fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(dir)
-        .map_err(|source| StoreError::File { path: dir.to_owned(), done: "made", source })
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(|source| StoreError::File {
+        path: dir.to_owned(),
+        done: "made",
+        source,
+    })
 }
 
 /// A value that does not have the form its column has.

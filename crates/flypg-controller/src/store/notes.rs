@@ -143,7 +143,8 @@ fn known(db: &Connection, cluster: &str) -> Result<Vec<Known>, rusqlite::Error> 
     db.prepare_cached("SELECT thing, id, since FROM known WHERE cluster = ?1 ORDER BY thing, id")?
         .query_map([cluster], |row| {
             let word: String = row.get(0)?;
-            let thing = [Thing::App, Thing::Machine, Thing::Volume].into_iter().find(|thing| thing_word(*thing) == word);
+            let thing =
+                [Thing::App, Thing::Machine, Thing::Volume].into_iter().find(|thing| thing_word(*thing) == word);
             Ok(Known {
                 thing: thing.ok_or_else(|| malformed(0, UnknownWord(word)))?,
                 id: row.get(1)?,
@@ -184,14 +185,8 @@ fn thing_word(thing: Thing) -> &'static str {
     }
 }
 
-const SUBJECTS: [Subject; 6] = [
-    Subject::Record,
-    Subject::App,
-    Subject::Secrets,
-    Subject::Addresses,
-    Subject::Machines,
-    Subject::Volumes,
-];
+const SUBJECTS: [Subject; 6] =
+    [Subject::Record, Subject::App, Subject::Secrets, Subject::Addresses, Subject::Machines, Subject::Volumes];
 
 fn subject_word(subject: Subject) -> &'static str {
     match subject {
@@ -209,11 +204,7 @@ mod tests {
     use super::*;
 
     fn doubt(name: &str, second: i64) -> Doubt {
-        Doubt {
-            subject: Subject::Volumes,
-            name: name.to_owned(),
-            since: Timestamp::from_second(second).unwrap(),
-        }
+        Doubt { subject: Subject::Volumes, name: name.to_owned(), since: Timestamp::from_second(second).unwrap() }
     }
 
     #[tokio::test]

@@ -1,0 +1,260 @@
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use flypg_controller::act::{ActError, LiveActuator};
+use flypg_controller::journal::Journal;
+use flypg_controller::keeper::Keeper;
+use flypg_controller::listen::Ears;
+use flypg_controller::observe::{LiveObserver, Observer};
+use flypg_controller::source::Wishes;
+use flypg_controller::store::{Holder, StateLock, Store};
+use flypg_controller::turn::{Turn, Wanted};
+use flypg_controller::words::chain;
+use flypg_core::Timestamp;
+use flypg_core::names::ClusterName;
+use flypg_core::observed::Observed;
+use flypg_core::plan::{Hold, Plan};
+use flypg_core::render::{self, Preview};
+use flypg_core::status::{generation, status};
+use futures::future::{join_all, try_join_all};
+use tokio::time::{Instant, timeout_at};
+
+use super::files;
+use crate::cli::{PlanFormat, Reconcile};
+use crate::error::{CliError, Exit};
+use crate::progress::Progress;
+use crate::settings::{Settings, actuator};
+use crate::terminal::Terminal;
+
+/// What ends by itself has this long, if nothing else was said.
+const WAIT: Duration = Duration::from_secs(600);
+/// Turns in a row in which the answer was no, before it is taken for an answer.
+const REFUSALS: u32 = 3;
+
+pub(crate) fn run(args: &Reconcile, settings: &Settings, terminal: &Terminal) -> Result<Exit, CliError> {
+    let wishes = files::read(&args.files)?;
+    if files::complain(&wishes.diagnostics, terminal) {
+        return Ok(Exit::Input);
+    }
+    let runtime = crate::runtime()?;
+    if args.dry_run {
+        runtime.block_on(dry_run(args, &wishes, settings, terminal))
+    } else {
+        runtime.block_on(reconcile(args, wishes, settings, terminal))
+    }
+}
+
+/// What would be done, without a trace: neither in the world nor in the state directory.
+async fn dry_run(
+    args: &Reconcile,
+    wishes: &Wishes,
+    settings: &Settings,
+    terminal: &Terminal,
+) -> Result<Exit, CliError> {
+    let store = Store::open_to_read(&settings.state)?;
+    let wanted = wishes.wanted(&store.specs().await?);
+    let observer = settings.observer(settings.client()?, store, settings.master()?)?;
+    let looks = wanted.into_values().map(|wanted| {
+        let mut observer = observer.clone();
+        async move {
+            let now = Timestamp::now();
+            let observed = observer.observe(wanted.spec(), now).await;
+            let turns = wanted.forecast(&observed, now);
+            (wanted, observed, turns)
+        }
+    });
+    let looks: Vec<(Wanted, Observed, Vec<Plan>)> = join_all(looks).await;
+    for (wanted, observed, turns) in &looks {
+        let preview = Preview { spec: wanted.spec(), observed, turns };
+        let text = match args.output {
+            PlanFormat::Text => render::text(&preview, terminal.out),
+            PlanFormat::Markdown => render::markdown(&preview),
+            PlanFormat::Json => {
+                serde_json::to_string_pretty(&render::json(&preview)).expect("a preview has string keys only")
+            }
+        };
+        terminal.print(&format!("{}\n", text.trim_end()))?;
+    }
+    if !args.exit_code {
+        return Ok(Exit::Done);
+    }
+    let now: Vec<&Plan> = looks.iter().filter_map(|(.., turns)| turns.first()).collect();
+    let pending = |plan: &&Plan| !plan.steps.is_empty() || plan.holds.iter().any(|hold| hold.until.is_wait());
+    if now.iter().any(pending) {
+        return Ok(Exit::Pending);
+    }
+    for plan in &now {
+        name_holds(&plan.cluster, &plan.holds, terminal);
+    }
+    Ok(if now.iter().all(|plan| plan.is_quiet()) { Exit::Done } else { Exit::Held })
+}
+
+async fn reconcile(
+    args: &Reconcile,
+    wishes: Wishes,
+    settings: &Settings,
+    terminal: &Terminal,
+) -> Result<Exit, CliError> {
+    let client = settings.client()?;
+    let holder = Holder { pid: std::process::id(), command: "flypg reconcile".to_owned(), listen: None };
+    let _lock = StateLock::acquire(&settings.state, &holder).map_err(|source| CliError::Locked { source })?;
+    let store = Store::open(&settings.state)?;
+    let master = settings.master_or_new()?;
+    store.note_specs(wishes.clusters.clone()).await?;
+    let wanted = wishes.wanted(&store.specs().await?);
+
+    let several = wanted.len() > 1;
+    let progress = Arc::new(Progress::new(*terminal, several));
+    let observer = settings.observer(client, store.clone(), Some(master.clone()))?;
+    let deadline = match args.wait {
+        None => Some(Instant::now() + WAIT),
+        Some(None) => None,
+        Some(Some(wait)) => Some(Instant::now() + wait),
+    };
+    let keepers = wanted.into_iter().map(|(cluster, wanted)| {
+        let ears = Ears::new(observer.agents.clone(), &master, &cluster);
+        let journal = Journal::open(&settings.state.join("journal"), &cluster)
+            .inspect_err(|error| tracing::warn!(error = chain(error), "turns are not written down"));
+        let mut keeper =
+            Keeper::new(wanted, observer.clone(), actuator(&observer), Arc::clone(&progress), Timestamp::now)
+                .with_ears(ears);
+        if let Ok(journal) = journal {
+            keeper = keeper.with_journal(journal);
+        }
+        keep(cluster, keeper, deadline, &store, &progress)
+    });
+    let kept = try_join_all(keepers).await?;
+
+    let mut exit = Exit::Done;
+    for (cluster, end) in &kept {
+        exit = worse(exit, tell(cluster, end, terminal)?);
+    }
+    Ok(exit)
+}
+
+/// How reconciling a cluster ended.
+enum End {
+    /// Nothing is left to do.
+    Converged { wanted: Wanted, turn: Box<Turn> },
+    /// Nothing is left of it.
+    Gone,
+    /// What is left does not end by itself, or did not in the time it had.
+    Held { holds: Vec<Hold>, errors: Vec<Failure> },
+}
+
+/// A step that failed, in words.
+struct Failure {
+    step: String,
+    error: String,
+    suggestion: Option<&'static str>,
+}
+
+type CliKeeper = Keeper<LiveObserver, LiveActuator, Arc<Progress>>;
+
+async fn keep(
+    cluster: ClusterName,
+    mut keeper: CliKeeper,
+    deadline: Option<Instant>,
+    store: &Store,
+    progress: &Progress,
+) -> Result<(ClusterName, End), CliError> {
+    let mut refusals = 0;
+    let end = loop {
+        let turn = keeper.turn().await;
+        let refused = |error: &ActError| matches!(error, ActError::Refused(_)) && !error.is_passing();
+        refusals = if turn.failures().any(|(_, error)| refused(error)) { refusals + 1 } else { 0 };
+        let waits = turn.plan.holds.iter().any(|hold| hold.until.is_wait());
+        if turn.plan.steps.is_empty() && !waits {
+            break end_of(&keeper.wanted, turn);
+        }
+        // Only waiting has a limit: what can be done at once is done.
+        let in_time = match deadline {
+            _ if keeper.next().after.is_zero() => true,
+            None => {
+                keeper.rest().await;
+                true
+            }
+            Some(deadline) => timeout_at(deadline, keeper.rest()).await.is_ok(),
+        };
+        if refusals >= REFUSALS || !in_time {
+            break held(turn);
+        }
+    };
+    progress.done(&cluster);
+    match &end {
+        End::Converged { wanted, .. } => store.note_generation(&cluster, &generation(wanted.spec())).await?,
+        End::Gone => store.forget(&cluster).await?,
+        End::Held { .. } => {}
+    }
+    Ok((cluster, end))
+}
+
+/// Neither a step nor a wait is left.
+fn end_of(wanted: &Wanted, turn: Turn) -> End {
+    if !turn.plan.holds.is_empty() {
+        held(turn)
+    } else if wanted.is_gone(&turn.observed) {
+        End::Gone
+    } else {
+        End::Converged { wanted: wanted.clone(), turn: Box::new(turn) }
+    }
+}
+
+fn held(turn: Turn) -> End {
+    let failure = |(step, error): (&_, &ActError)| Failure {
+        step: render::step(step),
+        error: chain(error),
+        suggestion: error.suggestion(),
+    };
+    End::Held { errors: turn.failures().map(failure).collect(), holds: turn.plan.holds }
+}
+
+fn tell(cluster: &ClusterName, end: &End, terminal: &Terminal) -> Result<Exit, CliError> {
+    match end {
+        End::Gone => {
+            terminal.print(&format!("{cluster} is gone\n"))?;
+            Ok(Exit::Done)
+        }
+        End::Converged { wanted, turn } => {
+            let status = status(wanted.spec(), &turn.observed, &turn.plan, turn.at);
+            let mut text = match wanted {
+                Wanted::Kept(_) => format!("{cluster} is what its file says\n"),
+                Wanted::Removed(_) => format!("{cluster} is removed; what its `deletion` keeps is still there\n"),
+            };
+            let endpoints = [("read-write", &status.endpoints.read_write), ("read-only", &status.endpoints.read_only)];
+            for (door, endpoint) in endpoints {
+                if let Some(endpoint) = endpoint {
+                    writeln!(text, "  {door:<10}  {endpoint}").expect("a String takes everything");
+                }
+            }
+            if status.endpoints.read_write.is_some() {
+                writeln!(text, "  connect     flypg connect {cluster}").expect("a String takes everything");
+            }
+            terminal.print(&text)?;
+            Ok(Exit::Done)
+        }
+        End::Held { holds, errors } => {
+            name_holds(cluster, holds, terminal);
+            for Failure { step, error, suggestion } in errors {
+                let mut text = format!("{}: {cluster}: {step}\ncaused by: {error}\n", terminal.bold_red("error"));
+                if let Some(suggestion) = suggestion {
+                    text.push_str(&format!("\n{}: {suggestion}\n", terminal.bold_cyan("hint")));
+                }
+                terminal.say(&text);
+            }
+            Ok(Exit::Held)
+        }
+    }
+}
+
+fn name_holds(cluster: &ClusterName, holds: &[Hold], terminal: &Terminal) {
+    for hold in holds {
+        let word = if hold.until.is_wait() { "waiting" } else { "held" };
+        terminal.say(&format!("{}: {cluster}: {}\n", terminal.bold_red(word), render::hold(hold)));
+    }
+}
+
+fn worse(one: Exit, other: Exit) -> Exit {
+    if (one as u8) >= (other as u8) { one } else { other }
+}

@@ -1,0 +1,144 @@
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use flypg_controller::observe::{LiveObserver, Observer};
+use flypg_controller::status::status_of;
+use flypg_controller::store::{KnownSpec, Store};
+use flypg_controller::turn::Wanted;
+use flypg_core::Timestamp;
+use flypg_core::names::ClusterName;
+use flypg_core::status::{ClusterStatus, NodeStatus};
+use futures::future::try_join_all;
+
+use crate::cli::{Status, TextOrJson};
+use crate::error::{CliError, Exit};
+use crate::settings::Settings;
+use crate::terminal::Terminal;
+
+/// Between two looks of `--watch`.
+const INTERVAL: Duration = Duration::from_secs(1);
+
+pub(crate) fn run(args: &Status, settings: &Settings, terminal: &Terminal) -> Result<Exit, CliError> {
+    let name: Option<ClusterName> = args.cluster.as_deref().map(parse_name).transpose()?;
+    let store = Store::open_to_read(&settings.state)?;
+    crate::runtime()?.block_on(async {
+        let observer = settings.observer(settings.client()?, store.clone(), settings.master()?)?;
+        let mut last = String::new();
+        loop {
+            let known = chosen(store.specs().await?, name.as_ref())?;
+            let text = text_of(args, &look(&observer, &known).await?);
+            if text != last {
+                let clear = if args.watch && terminal.out_is_terminal { "\x1b[H\x1b[2J" } else { "" };
+                terminal.print(&format!("{clear}{text}"))?;
+                last = text;
+            }
+            if !args.watch {
+                return Ok(Exit::Done);
+            }
+            tokio::time::sleep(INTERVAL).await;
+        }
+    })
+}
+
+pub(crate) fn parse_name(name: &str) -> Result<ClusterName, CliError> {
+    name.parse().map_err(|source| CliError::Name { source })
+}
+
+/// The specs of all clusters known here, or of the one that was named.
+///
+/// # Errors
+/// If there is none of that name.
+pub(crate) fn chosen(specs: Vec<KnownSpec>, name: Option<&ClusterName>) -> Result<Vec<KnownSpec>, CliError> {
+    let Some(name) = name else { return Ok(specs) };
+    let known: Vec<String> = specs.iter().map(|known| known.spec.name.to_string()).collect();
+    let chosen: Vec<_> = specs.into_iter().filter(|known| known.spec.name == *name).collect();
+    if chosen.is_empty() {
+        return Err(CliError::UnknownCluster { name: name.to_string(), known });
+    }
+    Ok(chosen)
+}
+
+/// How each cluster is now.
+pub(crate) async fn look(observer: &LiveObserver, known: &[KnownSpec]) -> Result<Vec<ClusterStatus>, CliError> {
+    let looks = known.iter().map(|known| {
+        let mut observer = observer.clone();
+        async move {
+            let wanted = Wanted::Kept(known.spec.clone());
+            let now = Timestamp::now();
+            let observed = observer.observe(&known.spec, now).await;
+            let plan = wanted.plan(&observed, now);
+            status_of(&observer.store, &wanted, &observed, &plan, None, now).await
+        }
+    });
+    Ok(try_join_all(looks).await?)
+}
+
+fn text_of(args: &Status, all: &[ClusterStatus]) -> String {
+    match (args.output, &args.cluster) {
+        (TextOrJson::Json, Some(_)) => json(&all.first()),
+        (TextOrJson::Json, None) => json(&all),
+        (TextOrJson::Text, _) if all.is_empty() => "no cluster is known here\n".to_owned(),
+        (TextOrJson::Text, _) => all.iter().map(table).collect::<Vec<_>>().join("\n"),
+    }
+}
+
+fn json(value: &impl serde::Serialize) -> String {
+    format!("{}\n", serde_json::to_string_pretty(value).expect("a status has string keys only"))
+}
+
+fn table(status: &ClusterStatus) -> String {
+    let mut text = format!("{} is {}\n", status.cluster, if status.ready { "ready" } else { "not ready" });
+    let mut fact = |name: &str, value: &Option<String>| {
+        if let Some(value) = value {
+            text.push_str(&format!("  {name:<10}  {value}\n"));
+        }
+    };
+    fact("primary", &status.primary);
+    fact("read-write", &status.endpoints.read_write);
+    fact("read-only", &status.endpoints.read_only);
+    for condition in status.conditions.iter().filter(|condition| condition.kind != "Ready" && condition.status) {
+        fact(&condition.kind.to_lowercase(), &Some(condition.message.clone()));
+    }
+    if status.nodes.is_empty() {
+        return text;
+    }
+    text.push('\n');
+    let mut rows = vec![["NODE", "ROLE", "STATE", "LAG", "VERSION", "MACHINE", "VOLUME"].map(str::to_owned)];
+    rows.extend(status.nodes.iter().map(row));
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+    let widths: BTreeMap<usize, usize> = (0..7).map(|column| (column, width(column))).collect();
+    for row in &rows {
+        let cells = row.iter().enumerate().map(|(column, cell)| format!("{cell:<width$}", width = widths[&column]));
+        text.push_str(&format!("  {}\n", cells.collect::<Vec<_>>().join("  ").trim_end()));
+    }
+    text
+}
+
+fn row(node: &NodeStatus) -> [String; 7] {
+    let or_dash = |value: &Option<String>| value.clone().unwrap_or_else(|| "-".to_owned());
+    let lag = match (node.lag_bytes, node.lag_seconds) {
+        (None, None) => "-".to_owned(),
+        (Some(bytes), None) => size(bytes),
+        (None, Some(seconds)) => format!("{seconds:.1} s"),
+        (Some(0), Some(_)) => "0 B".to_owned(),
+        (Some(bytes), Some(seconds)) => format!("{}, {seconds:.1} s", size(bytes)),
+    };
+    [
+        node.node.clone(),
+        node.role.clone(),
+        node.state.clone(),
+        lag,
+        or_dash(&node.version),
+        or_dash(&node.machine),
+        or_dash(&node.volume),
+    ]
+}
+
+fn size(bytes: u64) -> String {
+    match bytes {
+        0..1024 => format!("{bytes} B"),
+        1024..1_048_576 => format!("{:.1} kB", bytes as f64 / 1024.0),
+        1_048_576..1_073_741_824 => format!("{:.1} MB", bytes as f64 / 1_048_576.0),
+        _ => format!("{:.1} GB", bytes as f64 / 1_073_741_824.0),
+    }
+}

@@ -1,0 +1,116 @@
+//! Progress a person can follow, on stderr: one line per step as it is done, and on a terminal one more line, written
+//! over, that says what is waited for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use flypg_controller::act::ActError;
+use flypg_controller::turn::{Turn, Witness};
+use flypg_controller::words::chain;
+use flypg_core::names::ClusterName;
+use flypg_core::plan::Step;
+use flypg_core::render;
+
+use crate::terminal::Terminal;
+
+/// Longer than most terminals are wide helps nobody.
+const WIDEST: usize = 100;
+
+#[derive(Debug)]
+pub(crate) struct Progress {
+    terminal: Terminal,
+    /// Every line says whose it is.
+    several: bool,
+    shown: Mutex<Shown>,
+}
+
+#[derive(Debug, Default)]
+struct Shown {
+    /// There is a line to be written over.
+    live: bool,
+    /// What each cluster waits for now.
+    waits: BTreeMap<ClusterName, Vec<String>>,
+    /// What was told once already, without its numbers, where lines cannot be written over.
+    told: BTreeSet<String>,
+}
+
+impl Progress {
+    pub(crate) fn new(terminal: Terminal, several: bool) -> Self {
+        Self { terminal, several, shown: Mutex::default() }
+    }
+
+    /// One line that stays.
+    pub(crate) fn line(&self, cluster: &ClusterName, text: &str) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        self.wipe(&mut shown);
+        self.terminal.say(&format!("{}{text}\n", self.whose(cluster)));
+        self.rewrite(&mut shown);
+    }
+
+    /// Nothing is waited for any more.
+    pub(crate) fn done(&self, cluster: &ClusterName) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        self.wipe(&mut shown);
+        shown.waits.remove(cluster);
+        self.rewrite(&mut shown);
+    }
+
+    fn whose(&self, cluster: &ClusterName) -> String {
+        if self.several { format!("{cluster}: ") } else { String::new() }
+    }
+
+    fn wipe(&self, shown: &mut Shown) {
+        if std::mem::take(&mut shown.live) {
+            self.terminal.say("\r\x1b[K");
+        }
+    }
+
+    fn rewrite(&self, shown: &mut Shown) {
+        let text: Vec<&str> = shown.waits.values().flatten().map(String::as_str).collect();
+        if !self.terminal.live || text.is_empty() {
+            return;
+        }
+        let mut line = format!("  {}", text.join(" · "));
+        if line.chars().count() > WIDEST {
+            line = line.chars().take(WIDEST - 1).chain(['…']).collect();
+        }
+        self.terminal.say(&self.terminal.dim(&line));
+        shown.live = true;
+    }
+}
+
+impl Witness for Progress {
+    fn planned(&self, turn: &Turn) {
+        let cluster = &turn.plan.cluster;
+        let waits = turn.plan.holds.iter().filter(|hold| hold.until.is_wait()).map(render::hold);
+        let waits: Vec<String> = waits.collect();
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        self.wipe(&mut shown);
+        if !self.terminal.live {
+            for wait in &waits {
+                let constant: String = wait.chars().filter(|c| !c.is_ascii_digit()).collect();
+                if shown.told.insert(format!("{cluster} {constant}")) {
+                    self.terminal.say(&format!("{}  {wait}\n", self.whose(cluster)));
+                }
+            }
+        }
+        shown.waits.insert(cluster.clone(), waits);
+        self.rewrite(&mut shown);
+    }
+
+    fn ended(&self, cluster: &ClusterName, step: &Step, result: &Result<(), ActError>, took: Duration) {
+        let what = render::step(step);
+        let took = self.terminal.dim(&format!("({:.1}s)", took.as_secs_f64()));
+        match result {
+            Ok(()) => self.line(cluster, &format!("{what} {took}")),
+            Err(error) if error.is_passing() => {
+                self.line(cluster, &format!("{what}: {}, and will be tried again {took}", error.kind()));
+            }
+            Err(error) => {
+                let mark = self.terminal.bold_red("!");
+                self.line(cluster, &format!("{mark} {what}\n  {}: {}", error.kind(), chain(error)));
+            }
+        }
+    }
+}

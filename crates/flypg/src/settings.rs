@@ -1,0 +1,137 @@
+//! What is meant by what was typed: flags first, then the environment, then defaults.
+
+use std::env;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use flypg_controller::act::LiveActuator;
+use flypg_controller::agent::AgentClient;
+use flypg_controller::observe::{LiveObserver, PATIENCE};
+use flypg_controller::store::{Store, load_master_key, load_or_create_master_key};
+use flypg_core::Timestamp;
+use flypg_core::keys::Key;
+use flypg_machines::{Client, ClientConfig, Limits, PUBLIC_API};
+use jiff::SignedDuration;
+use reqwest::Url;
+
+use crate::cli::Global;
+use crate::error::CliError;
+
+/// An emulator on this computer lets any token in.
+const LOCAL_TOKEN: &str = "flypg-local";
+
+#[derive(Debug)]
+pub(crate) struct Settings {
+    pub(crate) api: String,
+    pub(crate) state: PathBuf,
+    settle: Duration,
+}
+
+impl Settings {
+    pub(crate) fn resolve(global: &Global) -> Result<Self, CliError> {
+        Ok(Self { api: api(global), state: state(global)?, settle: global.settle })
+    }
+
+    /// # Errors
+    /// If the address or the token cannot be used.
+    pub(crate) fn client(&self) -> Result<Client, CliError> {
+        let local = is_local(&self.api);
+        let token = match variable("FLY_API_TOKEN") {
+            Some(token) => token,
+            None if local => LOCAL_TOKEN.to_owned(),
+            None => return Err(CliError::NoToken),
+        };
+        let mut config = ClientConfig::new(&self.api).with_token(token);
+        config.patience = PATIENCE;
+        if local {
+            config.limits = Limits::none();
+        }
+        Client::new(config).map_err(|source| CliError::Api { source })
+    }
+
+    /// The master key, if there is one.
+    pub(crate) fn master(&self) -> Result<Option<Key>, CliError> {
+        match master_variable()? {
+            Some(key) => Ok(Some(key)),
+            None => load_master_key(&self.state).map_err(|source| CliError::MasterKey { source }),
+        }
+    }
+
+    /// The master key, made and kept on first use.
+    pub(crate) fn master_or_new(&self) -> Result<Key, CliError> {
+        match master_variable()? {
+            Some(key) => Ok(key),
+            None => load_or_create_master_key(&self.state).map_err(|source| CliError::MasterKey { source }),
+        }
+    }
+
+    pub(crate) fn observer(&self, fly: Client, store: Store, master: Option<Key>) -> Result<LiveObserver, CliError> {
+        let agents = AgentClient::new().map_err(|source| CliError::Agents { source })?;
+        let settle = SignedDuration::try_from(self.settle).unwrap_or(SignedDuration::MAX);
+        Ok(LiveObserver { fly, agents, store, master, settle })
+    }
+}
+
+/// The actuator that goes with an observer: the same client, agents, memory and key.
+pub(crate) fn actuator(observer: &LiveObserver) -> LiveActuator {
+    LiveActuator {
+        fly: observer.fly.clone(),
+        agents: observer.agents.clone(),
+        store: observer.store.clone(),
+        master: observer.master.clone(),
+        clock: Timestamp::now,
+        secrets_versions: Default::default(),
+    }
+}
+
+/// A variable that is set and not empty.
+fn variable(name: &str) -> Option<String> {
+    env::var(name).ok().filter(|value| !value.trim().is_empty())
+}
+
+fn master_variable() -> Result<Option<Key>, CliError> {
+    variable("FLYPG_MASTER_KEY")
+        .map(|text| text.parse().map_err(|source| CliError::MasterKeyVariable { source }))
+        .transpose()
+}
+
+fn api(global: &Global) -> String {
+    let given = global.api.clone().or_else(|| variable("FLY_FLAPS_BASE_URL")).or_else(|| variable("FLY_API_HOSTNAME"));
+    match given {
+        // FLY_API_HOSTNAME is a URL in Fly's documentation, and a host name by its own name.
+        Some(url) if url.contains("://") => url,
+        Some(host) => format!("https://{host}"),
+        None => PUBLIC_API.to_owned(),
+    }
+}
+
+fn is_local(api: &str) -> bool {
+    let Ok(url) = Url::parse(api) else { return false };
+    let Some(host) = url.host_str() else { return false };
+    let ip = host.trim_start_matches('[').trim_end_matches(']').parse::<std::net::IpAddr>();
+    host == "localhost" || ip.is_ok_and(|ip| ip.is_loopback())
+}
+
+fn state(global: &Global) -> Result<PathBuf, CliError> {
+    if let Some(dir) = &global.state {
+        return Ok(dir.clone());
+    }
+    let xdg = variable("XDG_STATE_HOME").map(PathBuf::from).filter(|dir| dir.is_absolute());
+    let home = || variable("HOME").map(|home| PathBuf::from(home).join(".local/state"));
+    xdg.or_else(home).map(|dir| dir.join("flypg")).ok_or(CliError::NoStateDir)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_this_computer_is_local() {
+        for local in ["http://127.0.0.1:4280", "http://127.9.9.9", "http://[::1]:4280/x", "http://localhost:4280"] {
+            assert!(is_local(local), "{local}");
+        }
+        for far in ["https://api.machines.dev", "http://127.0.0.1.example.com", "http://_api.internal:4280", "x"] {
+            assert!(!is_local(far), "{far}");
+        }
+    }
+}
