@@ -55,7 +55,7 @@ pub struct NodeStatus {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Condition {
-    /// `Ready`, `Progressing`, `Held`, `Degraded`.
+    /// `Ready`, `HighlyAvailable`, `Progressing`, `Held`.
     #[serde(rename = "type")]
     pub kind: String,
     pub status: bool,
@@ -233,8 +233,13 @@ fn conditions(plan: &Plan, spec: &ClusterSpec, serves: bool, ready: bool, nodes:
     };
     let moving = !plan.steps.is_empty() || !waits.is_empty();
     let progress: Vec<String> = plan.steps.iter().map(render::step).chain(waits).collect();
+    let alone = match spec.primary.nodes {
+        1 => "there is one node".to_owned(),
+        _ => "this version replicates asynchronously and promotes no node by itself".to_owned(),
+    };
     vec![
         condition("Ready", ready, reason, message),
+        condition("HighlyAvailable", false, "NoFailover", alone),
         condition("Progressing", moving, if moving { "StepsLeft" } else { "Quiet" }, progress.join("; ")),
         condition("Held", !held.is_empty(), if held.is_empty() { "Nothing" } else { "NeedsAPerson" }, held.join("; ")),
     ]

@@ -217,6 +217,9 @@ pub fn markdown(preview: &Preview<'_>) -> String {
     if turns.iter().any(|lines| !lines.is_empty()) {
         let Summary { create, change, destroy } = preview.summary();
         let _ = writeln!(page, "\n**{create} to create, {change} to change, {destroy} to destroy**");
+        if let Some(note) = note(preview.spec) {
+            let _ = writeln!(page, "\n_{note}_");
+        }
     }
     page
 }
