@@ -69,6 +69,7 @@ fn two_node() {
                 ~ ord-1, ord-2: addresses and roles of the others  (so that they route and keep WAL)
 
             7 to create, 8 to change, 0 to destroy
+            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
 
             plan again: quiet
         "#]],
@@ -113,6 +114,7 @@ fn ha() {
                 ~ ams-1, ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
 
             11 to create, 12 to change, 0 to destroy
+            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
 
             plan again: quiet
         "#]],
@@ -166,6 +168,7 @@ fn multi_region() {
                 ~ fra-1, fra-2, iad-1, iad-2, iad-3, nrt-1, syd-1: addresses and roles of the others  (so that they route and keep WAL)
 
             17 to create, 18 to change, 0 to destroy
+            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
 
             plan again: quiet
         "#]],
@@ -207,6 +210,7 @@ fn from_one_node_to_three_by_changing_a_number() {
                 ~ ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
 
             4 to create, 6 to change, 0 to destroy
+            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
 
             plan again: quiet
         "#]],
@@ -237,6 +241,7 @@ fn a_replica_region_is_added() {
                 ~ ord-1, ord-2, syd-1: addresses and roles of the others  (so that they route and keep WAL)
 
             2 to create, 6 to change, 0 to destroy
+            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
 
             plan again: quiet
         "#]],
@@ -268,6 +273,7 @@ fn a_volume_whose_machine_was_never_made_is_used() {
                 ~ ord-1, ord-2: addresses and roles of the others  (so that they route and keep WAL)
 
             1 to create, 5 to change, 0 to destroy
+            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
 
             plan again: quiet
         "#]],
@@ -300,6 +306,7 @@ fn a_name_that_is_taken_is_left_to_whoever_has_it() {
                 ~ ord-1, ord-3: addresses and roles of the others  (so that they route and keep WAL)
 
             2 to create, 4 to change, 0 to destroy
+            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
 
             plan again: quiet
         "#]],

@@ -25,6 +25,7 @@ fn a_stopped_machine_is_started() {
                 ~ ams-1, ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
 
             0 to create, 9 to change, 0 to destroy
+            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
 
             plan again: quiet
         "#]],
@@ -52,6 +53,7 @@ fn a_destroyed_replica_comes_back_on_its_volume() {
                 ~ ams-1, ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
 
             1 to create, 11 to change, 0 to destroy
+            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
 
             plan again: quiet
         "#]],
@@ -78,6 +80,7 @@ fn a_destroyed_primary_comes_back_on_its_volume() {
                 ~ ams-1, ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
 
             1 to create, 12 to change, 0 to destroy
+            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
 
             plan again: quiet
         "#]],
@@ -108,6 +111,7 @@ fn a_primary_whose_volume_is_gone_is_never_begun_anew() {
                 ! ord-3: until ord-3 streams from the primary
 
             0 to create, 6 to change, 0 to destroy
+            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
 
             plan again: held
         "#]],
@@ -135,20 +139,21 @@ fn a_lost_record_is_taken_from_the_nodes() {
     check(
         Scenario::running("ha").happens(|world| world.record = Seen::at(NOW, None)),
         expect![[r#"
-        orders-db: ord-1 leads, by what all nodes say
+            orders-db: ord-1 leads, by what all nodes say
 
-          now
-            ~ record: ord-1 leads, in epoch 1001  (the record was lost, and all nodes agree)
-            ~ machine ams-1: flypg_epoch=1001  (as on record)
-            ~ machine ord-1: flypg_epoch=1001  (as on record)
-            ~ machine ord-2: flypg_epoch=1001  (as on record)
-            ~ machine ord-3: flypg_epoch=1001  (as on record)
-            ~ ams-1, ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+              now
+                ~ record: ord-1 leads, in epoch 1001  (the record was lost, and all nodes agree)
+                ~ machine ams-1: flypg_epoch=1001  (as on record)
+                ~ machine ord-1: flypg_epoch=1001  (as on record)
+                ~ machine ord-2: flypg_epoch=1001  (as on record)
+                ~ machine ord-3: flypg_epoch=1001  (as on record)
+                ~ ams-1, ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
 
-        0 to create, 9 to change, 0 to destroy
+            0 to create, 9 to change, 0 to destroy
+            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
 
-        plan again: quiet
-    "#]],
+            plan again: quiet
+        "#]],
     );
 }
 
@@ -217,6 +222,7 @@ fn a_quarantined_node_waits_for_a_person() {
                 ! ord-2: until ord-2 is put in order: both slots of the ledger are unreadable
 
             0 to create, 1 to change, 0 to destroy
+            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
 
             plan again: held
         "#]],
@@ -244,6 +250,7 @@ fn a_host_that_does_not_answer_is_not_a_missing_machine() {
                 ! ord-2: until ord-2 answers (connection timed out)
 
             0 to create, 3 to change, 0 to destroy
+            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
 
             plan again: held
         "#]],

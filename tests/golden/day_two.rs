@@ -22,6 +22,7 @@ fn a_parameter_that_takes_effect_at_once() {
                 ~ ord-3: work_mem = 64MB  (the file says so)
 
             0 to create, 4 to change, 0 to destroy
+            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
 
             plan again: quiet
         "#]],
@@ -57,6 +58,7 @@ fn a_parameter_that_needs_a_restart() {
                 ~ Postgres on ord-1 is restarted for max_connections  (it takes effect only at a start)  writes pause for about 2.0 s
 
             0 to create, 8 to change, 0 to destroy
+            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
 
             plan again: quiet
         "#]],
@@ -106,16 +108,17 @@ fn the_snapshot_policy_follows_the_file() {
     check(
         Scenario::running("two-node").edit(|spec| spec.storage.snapshots.retention_days = 30),
         expect![[r#"
-        billing-db: ord-1 leads in epoch 1
+            billing-db: ord-1 leads in epoch 1
 
-          now
-            ~ volume pg_ord_1: daily snapshots kept 30 days  (the file says so)
-            ~ volume pg_ord_2: daily snapshots kept 30 days  (the file says so)
+              now
+                ~ volume pg_ord_1: daily snapshots kept 30 days  (the file says so)
+                ~ volume pg_ord_2: daily snapshots kept 30 days  (the file says so)
 
-        0 to create, 2 to change, 0 to destroy
+            0 to create, 2 to change, 0 to destroy
+            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
 
-        plan again: quiet
-    "#]],
+            plan again: quiet
+        "#]],
     );
 }
 

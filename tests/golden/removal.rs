@@ -44,22 +44,23 @@ fn with_deletion_delete_the_volumes_go_too() {
     check(
         edited,
         expect![[r#"
-        orders-db: ord-1 leads in epoch 1
+            orders-db: ord-1 leads in epoch 1
 
-          now
-            ~ machine ord-3 is stopped  (the file wants 2 here, there are 3)
-            ~ ams-1, ord-1, ord-2: addresses and roles of the others  (so that they route and keep WAL)
+              now
+                ~ machine ord-3 is stopped  (the file wants 2 here, there are 3)
+                ~ ams-1, ord-1, ord-2: addresses and roles of the others  (so that they route and keep WAL)
 
-          then
-            - machine ord-3  (the file wants 2 here, there are 3)
+              then
+                - machine ord-3  (the file wants 2 here, there are 3)
 
-          then
-            - volume pg_ord_3 (volume of pg_ord_3)  (its node is not wanted, and `deletion: delete` lets the data go)
+              then
+                - volume pg_ord_3 (volume of pg_ord_3)  (its node is not wanted, and `deletion: delete` lets the data go)
 
-        0 to create, 4 to change, 2 to destroy
+            0 to create, 4 to change, 2 to destroy
+            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
 
-        plan again: quiet
-    "#]],
+            plan again: quiet
+        "#]],
     );
 }
 
@@ -68,19 +69,20 @@ fn a_replica_region_is_removed() {
     check(
         Scenario::running("ha").edit(|spec| spec.replicas.clear()),
         expect![[r#"
-        orders-db: ord-1 leads in epoch 1
+            orders-db: ord-1 leads in epoch 1
 
-          now
-            ~ machine ams-1 is stopped  (the region left the file)
-            ~ ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+              now
+                ~ machine ams-1 is stopped  (the region left the file)
+                ~ ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
 
-          then
-            - machine ams-1  (the region left the file)
+              then
+                - machine ams-1  (the region left the file)
 
-        0 to create, 4 to change, 1 to destroy
+            0 to create, 4 to change, 1 to destroy
+            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
 
-        plan again: quiet
-    "#]],
+            plan again: quiet
+        "#]],
     );
 }
 
@@ -147,28 +149,29 @@ fn a_cluster_that_left_the_files_goes_and_its_volumes_stay() {
     check(
         scenario,
         expect![[r#"
-        orders-db: ord-1 leads in epoch 1
+            orders-db: ord-1 leads in epoch 1
 
-          now
-            ~ machine ams-1 is stopped  (the cluster left the files)
-            ~ machine ord-2 is stopped  (the cluster left the files)
-            ~ machine ord-3 is stopped  (the cluster left the files)
+              now
+                ~ machine ams-1 is stopped  (the cluster left the files)
+                ~ machine ord-2 is stopped  (the cluster left the files)
+                ~ machine ord-3 is stopped  (the cluster left the files)
 
-          then
-            - machine ams-1  (the cluster left the files)
-            - machine ord-2  (the cluster left the files)
-            - machine ord-3  (the cluster left the files)
+              then
+                - machine ams-1  (the cluster left the files)
+                - machine ord-2  (the cluster left the files)
+                - machine ord-3  (the cluster left the files)
 
-          then
-            ~ machine ord-1 is stopped  (the cluster left the files)
+              then
+                ~ machine ord-1 is stopped  (the cluster left the files)
 
-          then
-            - machine ord-1  (the cluster left the files)
+              then
+                - machine ord-1  (the cluster left the files)
 
-        0 to create, 4 to change, 4 to destroy
+            0 to create, 4 to change, 4 to destroy
+            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
 
-        plan again: quiet
-    "#]],
+            plan again: quiet
+        "#]],
     );
 }
 
@@ -178,40 +181,41 @@ fn a_cluster_that_left_the_files_goes_altogether() {
     check(
         scenario,
         expect![[r#"
-        orders-db: ord-1 leads in epoch 1
+            orders-db: ord-1 leads in epoch 1
 
-          now
-            ~ machine ams-1 is stopped  (the cluster left the files)
-            ~ machine ord-2 is stopped  (the cluster left the files)
-            ~ machine ord-3 is stopped  (the cluster left the files)
+              now
+                ~ machine ams-1 is stopped  (the cluster left the files)
+                ~ machine ord-2 is stopped  (the cluster left the files)
+                ~ machine ord-3 is stopped  (the cluster left the files)
 
-          then
-            - machine ams-1  (the cluster left the files)
-            - machine ord-2  (the cluster left the files)
-            - machine ord-3  (the cluster left the files)
+              then
+                - machine ams-1  (the cluster left the files)
+                - machine ord-2  (the cluster left the files)
+                - machine ord-3  (the cluster left the files)
 
-          then
-            ~ machine ord-1 is stopped  (the cluster left the files)
-            - volume pg_ams_1 (volume of pg_ams_1)  (the cluster left the files)
-            - volume pg_ord_2 (volume of pg_ord_2)  (the cluster left the files)
-            - volume pg_ord_3 (volume of pg_ord_3)  (the cluster left the files)
+              then
+                ~ machine ord-1 is stopped  (the cluster left the files)
+                - volume pg_ams_1 (volume of pg_ams_1)  (the cluster left the files)
+                - volume pg_ord_2 (volume of pg_ord_2)  (the cluster left the files)
+                - volume pg_ord_3 (volume of pg_ord_3)  (the cluster left the files)
 
-          then
-            - machine ord-1  (the cluster left the files)
+              then
+                - machine ord-1  (the cluster left the files)
 
-          then
-            - volume pg_ord_1 (volume of pg_ord_1)  (the cluster left the files)
+              then
+                - volume pg_ord_1 (volume of pg_ord_1)  (the cluster left the files)
 
-          then
-            - app orders-db  (the cluster left the files)
+              then
+                - app orders-db  (the cluster left the files)
 
-          then
-            - record of orders-db  (the cluster left the files)
+              then
+                - record of orders-db  (the cluster left the files)
 
-        0 to create, 4 to change, 10 to destroy
+            0 to create, 4 to change, 10 to destroy
+            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
 
-        plan again: quiet
-    "#]],
+            plan again: quiet
+        "#]],
     );
 }
 

@@ -164,8 +164,18 @@ pub fn text(preview: &Preview<'_>, paint: Paint) -> String {
             "\n{}",
             paint.bold(&format!("{create} to create, {change} to change, {destroy} to destroy"))
         );
+        if let Some(note) = note(preview.spec) {
+            let _ = writeln!(page, "{}", paint.dim(note));
+        }
     }
     page
+}
+
+/// What a file asks for and this version does not do.
+fn note(spec: &ClusterSpec) -> Option<&'static str> {
+    (spec.primary.nodes > 1).then_some(
+        "note: this version replicates asynchronously and promotes no node by itself, whatever the file says",
+    )
 }
 
 fn section<'a>(page: &mut String, title: &str, holds: impl Iterator<Item = &'a Hold>, paint: impl Fn(&str) -> String) {
