@@ -1,0 +1,11 @@
+//! The emulator over HTTP, as a client of the real API meets it.
+
+mod consistency;
+mod contract;
+mod faults;
+mod harness;
+mod leases;
+mod processes;
+mod restarts;
+mod states;
+mod volumes;
