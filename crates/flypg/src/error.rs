@@ -86,6 +86,11 @@ pub(crate) enum CliError {
         #[source]
         source: io::Error,
     },
+    #[error("the emulator cannot be started")]
+    Emulator {
+        #[source]
+        source: flypg_emulator::StartError,
+    },
     #[error("agents cannot be called")]
     Agents {
         #[source]
@@ -124,6 +129,7 @@ impl CliError {
             | Self::UnknownCluster { .. }
             | Self::NoPsql
             | Self::NoAgent { .. }
+            | Self::Emulator { .. }
             | Self::Listen { .. } => Exit::Input,
             Self::Locked { .. } | Self::NoEndpoint { .. } => Exit::Held,
             Self::Store { .. }
@@ -177,6 +183,7 @@ impl CliError {
             Self::NoAgent { .. } => {
                 "build or install flypg-agent there, or use --runtime model, which runs no processes".to_owned()
             }
+            Self::Emulator { .. } => "give another directory with --data".to_owned(),
             Self::Listen { .. } => "give another address with --listen".to_owned(),
             Self::Source(_)
             | Self::Store { .. }
