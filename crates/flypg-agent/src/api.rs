@@ -114,8 +114,7 @@ async fn restart(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
         Ok(order) => order.force,
         Err(error) => return problem(StatusCode::BAD_REQUEST, &format!("this is not an order to restart: {error}")),
     };
-    let pending =
-        shared.report.borrow().postgres.as_ref().is_some_and(|postgres| !postgres.pending_restart.is_empty());
+    let pending = shared.report.borrow().postgres.as_ref().is_some_and(|postgres| !postgres.pending_restart.is_empty());
     let restarting = force || pending;
     if restarting {
         shared.order_restart();

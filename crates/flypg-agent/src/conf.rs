@@ -239,7 +239,9 @@ fn quoted(value: &str) -> String {
 /// What the spec refuses is refused here too: the file may have been written by an older flypg.
 fn refused_by_us(parameters: &BTreeMap<String, String>) -> BTreeMap<String, String> {
     let words = |name: &str, value: &str| {
-        settings::check_name(name).map_err(|error| error.to_string()).err()
+        settings::check_name(name)
+            .map_err(|error| error.to_string())
+            .err()
             .or_else(|| refused(name).map(str::to_owned))
             .or_else(|| settings::check_value(name, value).map_err(|error| error.to_string()).err())
     };
@@ -259,9 +261,11 @@ fn blamed(stderr: &str, text: &str, parameters: &BTreeMap<String, String>) -> BT
             continue;
         }
         let Some((_, words)) = line.split_once("LOG:  ").or_else(|| line.split_once("FATAL:  ")) else { continue };
-        let by_name = words.split('"').skip(1).step_by(2).find_map(|quoted| {
-            parameters.keys().find(|name| name.eq_ignore_ascii_case(quoted))
-        });
+        let by_name = words
+            .split('"')
+            .skip(1)
+            .step_by(2)
+            .find_map(|quoted| parameters.keys().find(|name| name.eq_ignore_ascii_case(quoted)));
         let by_line = words.rsplit_once(" line ").and_then(|(_, rest)| {
             let number: usize = rest.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
             let name = text.lines().nth(number.checked_sub(1)?)?.split_once(" = ")?.0;
@@ -282,8 +286,7 @@ const AUTO_CONF_EMPTY: &[u8] = b"# ALTER SYSTEM has no effect here: set `postgre
 
 /// Whether somebody used `ALTER SYSTEM`. One `stat` per look: everything else has another length.
 fn altered_by_system(config: &Config) -> bool {
-    std::fs::metadata(config.paths.pgdata.join(AUTO_CONF))
-        .is_ok_and(|file| file.len() != AUTO_CONF_EMPTY.len() as u64)
+    std::fs::metadata(config.paths.pgdata.join(AUTO_CONF)).is_ok_and(|file| file.len() != AUTO_CONF_EMPTY.len() as u64)
 }
 
 /// The file decides, not `ALTER SYSTEM`: from 17 on Postgres refuses it, before that it is undone.

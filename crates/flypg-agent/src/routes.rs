@@ -154,7 +154,12 @@ mod tests {
 
     fn follower(primary: &str) -> Ledger {
         let me: NodeName = "ord-2".parse().unwrap();
-        let roles = [("ord-2", PeerRole::Standby), ("ord-1", PeerRole::Primary), ("ord-3", PeerRole::Joining), ("ams-1", PeerRole::Standby)];
+        let roles = [
+            ("ord-2", PeerRole::Standby),
+            ("ord-1", PeerRole::Primary),
+            ("ord-3", PeerRole::Joining),
+            ("ams-1", PeerRole::Standby),
+        ];
         let peers = roles.iter().enumerate().map(|(n, (node, role))| Peer {
             node: node.parse().unwrap(),
             address: format!("127.0.0.{}", n + 1).parse().unwrap(),

@@ -76,7 +76,11 @@ impl Shared {
         let store = self.store.as_ref().map_err(|error| {
             let doing = "read, so nothing can be promised";
             let source = std::io::Error::other(crate::words(error));
-            AcceptError::Store(StoreError::Io { directory: self.config.paths.ledger.display().to_string(), doing, source })
+            AcceptError::Store(StoreError::Io {
+                directory: self.config.paths.ledger.display().to_string(),
+                doing,
+                source,
+            })
         })?;
         let data = self.data.lock().expect("no holder of this lock panics").clone();
         store.accept(assignment, &data)?;

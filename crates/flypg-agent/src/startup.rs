@@ -16,7 +16,9 @@ const GSSENC_REQUEST: u32 = 80_877_104;
 pub enum Startup {
     Session(SessionStart),
     /// To be passed on as it is.
-    Cancel { packet: Vec<u8> },
+    Cancel {
+        packet: Vec<u8>,
+    },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -17,7 +17,10 @@ async fn a_blank_node_bootstraps_and_serves() {
     assert_eq!(node.value(ports::READ_WRITE, "SELECT current_user").await, "postgres");
     assert_eq!(node.value(ports::NODE, "SHOW listen_addresses").await, "");
     assert_eq!(node.value(ports::READ_ONLY, "SHOW data_checksums").await, "on");
-    assert_eq!(node.value(ports::NODE, "SELECT datdba::regrole FROM pg_database WHERE datname = 'postgres'").await, "postgres");
+    assert_eq!(
+        node.value(ports::NODE, "SELECT datdba::regrole FROM pg_database WHERE datname = 'postgres'").await,
+        "postgres"
+    );
     // The nonce again is the answer that was lost.
     let task = Task::Bootstrap { nonce: "n1".to_owned() };
     assert_eq!(node.assign(task, &[(&node, PeerRole::Primary)]).status, 200);

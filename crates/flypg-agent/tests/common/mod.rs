@@ -174,7 +174,8 @@ impl Node {
         let deadline = Instant::now() + limit;
         let mut last = None;
         while Instant::now() < deadline {
-            let after = last.as_ref().map(|r: &NodeReport| format!("?after={}&wait=0.25", r.version)).unwrap_or_default();
+            let after =
+                last.as_ref().map(|r: &NodeReport| format!("?after={}&wait=0.25", r.version)).unwrap_or_default();
             match self.http("GET", &format!("/v1/report{after}"), "", Some(&key().expose())) {
                 Ok(answer) => {
                     let report: NodeReport = serde_json::from_str(&answer.body).unwrap();
