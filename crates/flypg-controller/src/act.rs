@@ -173,10 +173,6 @@ impl Actuator for LiveActuator {
             (Err(ActError::MaybeDone(_)), Some(doubt)) => {
                 self.store.doubt(cluster, Doubt { since: (self.clock)(), ..doubt }).await?;
             }
-            // Made, and nothing to ask for it by: only a later list can show it.
-            (Ok(Effect { made: None, .. }), Some(doubt)) if action.creates() => {
-                self.store.doubt(cluster, Doubt { since: (self.clock)(), ..doubt }).await?;
-            }
             (Ok(effect), doubt) => {
                 let doubts = doubt.into_iter().collect();
                 self.store.settle(cluster, doubts, effect.made.clone()).await?;
@@ -214,12 +210,12 @@ impl LiveActuator {
                     service_name: None,
                     extra: fly::Extra::new(),
                 };
-                self.fly.send(ips::create(app.as_str(), &body)).await?;
-                nothing
+                let assigned = self.fly.send(ips::create(app.as_str(), &body)).await?;
+                assigned.ip.map_or(nothing, |ip| made(Thing::Address, ip))
             }
             Action::ReleaseFlycast { app, ip } => {
                 self.fly.send(ips::delete(app.as_str(), ip)).await?;
-                nothing
+                gone(Thing::Address, ip)
             }
             Action::CreateVolume { app, name, region, size_gb, snapshots, guest, .. } => {
                 let body = translate::create_volume(name, region.as_str(), *size_gb, *snapshots, guest);

@@ -2,9 +2,13 @@
 
 pub mod act;
 pub mod agent;
+pub mod board;
+pub mod controller;
+pub mod http;
 pub mod journal;
 pub mod keeper;
 pub mod listen;
+pub mod metrics;
 pub mod observe;
 pub mod pace;
 pub mod source;

@@ -166,8 +166,7 @@ impl Look<'_> {
                 let translate = |wire| translate::machine(wire, self.cluster);
                 let machines = machines.map(|list| list.into_iter().filter_map(translate).collect::<Vec<_>>());
                 let known = machines.known().map_or(&[][..], Vec::as_slice);
-                let (reports, addresses) =
-                    tokio::join!(self.reports(known), self.read(ips::list(app), translate::addresses));
+                let (reports, addresses) = tokio::join!(self.reports(known), self.addresses());
                 let here = App { organization: None };
                 Platform { app: Seen::at(self.now, Some(here)), machines, addresses, reports }
             }
@@ -192,6 +191,18 @@ impl Look<'_> {
             }
             Err(error) => self.unknown(&error),
         }
+    }
+
+    async fn addresses(&self) -> Seen<Vec<Address>> {
+        let addresses = self.read(ips::list(self.cluster.as_str()), translate::addresses).await;
+        let is_listed = |ip: &str| addresses.known().is_some_and(|list| list.iter().any(|address| address.ip == ip));
+        // An address cannot be asked for by itself: one made just now that is not listed yet will be.
+        let known = self.recalled.known.iter().filter(|known| known.thing == Thing::Address);
+        let mut hidden = known.filter(|known| !is_listed(&known.id) && self.is_new(Thing::Address, &known.id));
+        if addresses.known().is_some() && hidden.next().is_some() {
+            return Seen::Unknown { why: Unknown::Changing };
+        }
+        addresses
     }
 
     async fn volumes(&self) -> Seen<Vec<Volume>> {
@@ -310,6 +321,11 @@ fn notes(observed: &Observed, cluster: &ClusterName, known: &[Known], now: Times
     if let Some(volumes) = observed.volumes.known() {
         let ours = volumes.iter().filter(|volume| volume.node().is_some());
         seen.insert(Thing::Volume, ours.map(|volume| volume.id.as_str()).collect());
+    }
+    let made: Vec<&Known> = known.iter().filter(|known| known.thing == Thing::Address).collect();
+    if let Some(addresses) = observed.addresses.known() {
+        let listed = made.iter().filter(|known| addresses.iter().any(|address| address.ip == known.id));
+        seen.insert(Thing::Address, listed.map(|known| known.id.as_str()).collect());
     }
     let is_known = |thing: Thing, id: &str| known.iter().any(|known| known.thing == thing && known.id == id);
     let new = seen.iter().flat_map(|(thing, ids)| ids.iter().map(move |id| (*thing, *id)));

@@ -86,6 +86,8 @@ pub(crate) enum CliError {
         #[source]
         source: io::Error,
     },
+    #[error("{at} can be reached from elsewhere, and FLYPG_CONTROLLER_TOKEN is not set")]
+    OpenDoor { at: std::net::SocketAddr },
     #[error("the emulator cannot be started")]
     Emulator {
         #[source]
@@ -130,6 +132,7 @@ impl CliError {
             | Self::NoPsql
             | Self::NoAgent { .. }
             | Self::Emulator { .. }
+            | Self::OpenDoor { .. }
             | Self::Listen { .. } => Exit::Input,
             Self::Locked { .. } | Self::NoEndpoint { .. } => Exit::Held,
             Self::Store { .. }
@@ -184,6 +187,9 @@ impl CliError {
                 "build or install flypg-agent there, or use --runtime model, which runs no processes".to_owned()
             }
             Self::Emulator { .. } => "give another directory with --data".to_owned(),
+            Self::OpenDoor { .. } => {
+                "set FLYPG_CONTROLLER_TOKEN to what callers of /v1 must send, or listen on 127.0.0.1".to_owned()
+            }
             Self::Listen { .. } => "give another address with --listen".to_owned(),
             Self::Source(_)
             | Self::Store { .. }

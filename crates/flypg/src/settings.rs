@@ -84,6 +84,11 @@ pub(crate) fn actuator(observer: &LiveObserver) -> LiveActuator {
     }
 }
 
+/// What callers of the controller's `/v1` must send.
+pub(crate) fn controller_token() -> Option<String> {
+    variable("FLYPG_CONTROLLER_TOKEN")
+}
+
 /// A variable that is set and not empty.
 fn variable(name: &str) -> Option<String> {
     env::var(name).ok().filter(|value| !value.trim().is_empty())

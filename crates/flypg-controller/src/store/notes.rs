@@ -10,7 +10,7 @@ use super::{Store, StoreError, malformed, records};
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Known {
     pub thing: Thing,
-    /// Fly's id; for an app, its name.
+    /// Fly's id; an app's name; an address itself.
     pub id: String,
     /// When it was made, or first seen. Something new may not be visible everywhere yet.
     pub since: Timestamp,
@@ -21,6 +21,8 @@ pub enum Thing {
     App,
     Machine,
     Volume,
+    /// Only those made here.
+    Address,
 }
 
 /// Something was asked for that may have changed `subject`, and no later read has shown it yet.
@@ -143,8 +145,9 @@ fn known(db: &Connection, cluster: &str) -> Result<Vec<Known>, rusqlite::Error> 
     db.prepare_cached("SELECT thing, id, since FROM known WHERE cluster = ?1 ORDER BY thing, id")?
         .query_map([cluster], |row| {
             let word: String = row.get(0)?;
-            let thing =
-                [Thing::App, Thing::Machine, Thing::Volume].into_iter().find(|thing| thing_word(*thing) == word);
+            let thing = [Thing::App, Thing::Machine, Thing::Volume, Thing::Address]
+                .into_iter()
+                .find(|thing| thing_word(*thing) == word);
             Ok(Known {
                 thing: thing.ok_or_else(|| malformed(0, UnknownWord(word)))?,
                 id: row.get(1)?,
@@ -182,6 +185,7 @@ fn thing_word(thing: Thing) -> &'static str {
         Thing::App => "app",
         Thing::Machine => "machine",
         Thing::Volume => "volume",
+        Thing::Address => "address",
     }
 }
 

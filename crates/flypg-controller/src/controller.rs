@@ -1,0 +1,299 @@
+//! The long-lived controller: a task per cluster, and one that follows the files.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use flypg_core::Timestamp;
+use flypg_core::keys::Key;
+use flypg_core::names::ClusterName;
+use flypg_core::plan::Step;
+use flypg_core::render;
+use flypg_core::spec::Level;
+use flypg_core::status::generation;
+use tokio::sync::watch;
+use tokio::task::{AbortHandle, JoinSet};
+use tokio_util::sync::CancellationToken;
+
+use crate::act::{ActError, LiveActuator};
+use crate::board::{Board, Posted};
+use crate::journal::Journal;
+use crate::keeper::Keeper;
+use crate::listen::Ears;
+use crate::metrics::Metrics;
+use crate::observe::LiveObserver;
+use crate::source::{Files, SourceError, Watch};
+use crate::status::status_of;
+use crate::store::{Store, StoreError};
+use crate::turn::{Turn, Wanted, Witness};
+use crate::words::chain;
+
+/// Before files that could not be read are read again.
+const UNREADABLE: Duration = Duration::from_secs(1);
+/// Turns under way have this long to end when the controller stops. What is cut off is looked at again by the next.
+const FAREWELL: Duration = Duration::from_secs(20);
+
+/// Keeps every cluster of a source.
+#[derive(Debug)]
+pub struct Controller {
+    pub observer: LiveObserver,
+    pub actuator: LiveActuator,
+    pub store: Store,
+    pub master: Key,
+    /// One file per cluster.
+    pub journals: PathBuf,
+    pub board: Arc<Board>,
+    pub metrics: Arc<Metrics>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum ControllerError {
+    /// At the start; later it is reported, and what was read before stays in force.
+    #[error(transparent)]
+    Source(SourceError),
+    #[error("the controller has lost its memory")]
+    Store {
+        #[source]
+        source: StoreError,
+    },
+}
+
+impl From<StoreError> for ControllerError {
+    fn from(source: StoreError) -> Self {
+        Self::Store { source }
+    }
+}
+
+/// A running task, and the way to tell it that the file changed.
+struct Kept {
+    wish: watch::Sender<Wanted>,
+    task: AbortHandle,
+}
+
+/// Why a task ended.
+#[derive(Debug)]
+enum Ended {
+    /// Nothing is left of the cluster.
+    Gone(ClusterName),
+    Stopped,
+}
+
+impl Controller {
+    /// Runs until `stop`.
+    ///
+    /// # Errors
+    /// If the files cannot be read at the start, or the memory at any time.
+    pub async fn run(self, mut source: Watch, stop: CancellationToken) -> Result<(), ControllerError> {
+        let mut kept: BTreeMap<ClusterName, Kept> = BTreeMap::new();
+        let mut tasks = JoinSet::new();
+        let files = source.changed().await.map_err(ControllerError::Source)?;
+        let mut last = files.clone();
+        self.follow(&files, &mut kept, &mut tasks, &stop).await?;
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                Some(ended) = tasks.join_next_with_id(), if !tasks.is_empty() => {
+                    self.after(ended, &mut kept);
+                    // A cluster that is gone may be wanted again by now, and one whose task broke still is.
+                    self.follow(&last, &mut kept, &mut tasks, &stop).await?;
+                }
+                changed = source.changed() => match changed {
+                    Ok(files) => {
+                        self.follow(&files, &mut kept, &mut tasks, &stop).await?;
+                        last = files;
+                    }
+                    Err(error) => {
+                        let error = chain(&error);
+                        if self.board.source() != Some(vec![error.clone()]) {
+                            tracing::error!(error, "the files cannot be read; what they said last stays in force");
+                        }
+                        self.board.post_source(vec![error]);
+                        tokio::time::sleep(UNREADABLE).await;
+                    }
+                },
+            }
+        }
+        tracing::info!("ending the turns that are under way");
+        if tokio::time::timeout(FAREWELL, async { while tasks.join_next().await.is_some() {} }).await.is_err() {
+            tracing::warn!("cut off; the next controller looks at what became of it");
+        }
+        Ok(())
+    }
+
+    /// Takes the files as what is wanted from now on.
+    async fn follow(
+        &self,
+        files: &Files,
+        kept: &mut BTreeMap<ClusterName, Kept>,
+        tasks: &mut JoinSet<Ended>,
+        stop: &CancellationToken,
+    ) -> Result<(), ControllerError> {
+        let wishes = files.wishes();
+        let errors = wishes.diagnostics.iter().filter(|diagnostic| diagnostic.level == Level::Error);
+        let mistakes: Vec<String> = errors
+            .map(|mistake| match &mistake.place {
+                Some(place) => format!("{}:{}:{}: {}", place.file, place.line, place.column, mistake.message),
+                None => format!("{}: {}", mistake.file, mistake.message),
+            })
+            .collect();
+        if self.board.source().as_ref() != Some(&mistakes) {
+            for mistake in &mistakes {
+                tracing::error!("{mistake}");
+            }
+            if !mistakes.is_empty() {
+                tracing::error!("the last good files stay in force");
+            }
+        }
+        self.board.post_source(mistakes);
+        self.store.note_specs(wishes.clusters.clone()).await?;
+        let mut wanted = wishes.wanted(&self.store.specs().await?);
+
+        kept.retain(|cluster, kept| {
+            let Some(wish) = wanted.remove(cluster) else {
+                // The files that asked for it are not ours to follow any more.
+                kept.task.abort();
+                self.board.remove(cluster);
+                return false;
+            };
+            kept.wish.send_if_modified(|old| {
+                let changed = *old != wish;
+                *old = wish;
+                changed
+            });
+            true
+        });
+        for (cluster, wish) in wanted {
+            self.board.expect(&cluster);
+            let (sender, receiver) = watch::channel(wish);
+            let task = tasks.spawn(self.task(&cluster, receiver, stop.clone()));
+            kept.insert(cluster, Kept { wish: sender, task });
+        }
+        Ok(())
+    }
+
+    fn task(
+        &self,
+        cluster: &ClusterName,
+        mut wish: watch::Receiver<Wanted>,
+        stop: CancellationToken,
+    ) -> impl Future<Output = Ended> + Send + 'static {
+        let log = Log { metrics: Arc::clone(&self.metrics), told: Mutex::default() };
+        let wanted = wish.borrow_and_update().clone();
+        let mut keeper = Keeper::new(wanted, self.observer.clone(), self.actuator.clone(), log, Timestamp::now)
+            .with_ears(Ears::new(self.observer.agents.clone(), &self.master, cluster));
+        match Journal::open(&self.journals, cluster) {
+            Ok(journal) => keeper = keeper.with_journal(journal),
+            Err(error) => tracing::warn!(%cluster, error = chain(&error), "turns are not written down"),
+        }
+        let (store, board, metrics) = (self.store.clone(), Arc::clone(&self.board), Arc::clone(&self.metrics));
+        async move {
+            loop {
+                let timer = metrics.turn_seconds.start_timer();
+                let turn = keeper.turn().await;
+                timer.observe_duration();
+                metrics.turns.inc();
+                match conclude(&keeper.wanted, &turn, keeper.stuck(), &store, &board).await {
+                    Ok(false) => {}
+                    Ok(true) => return Ended::Gone(keeper.wanted.name().clone()),
+                    Err(error) => tracing::error!(cluster = %keeper.wanted.name(), error = chain(&error), "forgotten"),
+                }
+                tokio::select! {
+                    () = stop.cancelled() => return Ended::Stopped,
+                    _ = keeper.rest() => {}
+                    changed = wish.changed() => match changed {
+                        Ok(()) => keeper.want(wish.borrow_and_update().clone()),
+                        Err(_) => return Ended::Stopped,
+                    },
+                }
+            }
+        }
+    }
+
+    fn after(
+        &self,
+        ended: Result<(tokio::task::Id, Ended), tokio::task::JoinError>,
+        kept: &mut BTreeMap<ClusterName, Kept>,
+    ) {
+        match ended {
+            Ok((_, Ended::Gone(cluster))) => {
+                tracing::info!(%cluster, "gone");
+                self.board.remove(&cluster);
+                kept.remove(&cluster);
+            }
+            Ok((_, Ended::Stopped)) => {}
+            Err(error) if error.is_cancelled() => {}
+            Err(error) => {
+                let id = error.id();
+                let broken: BTreeSet<ClusterName> =
+                    kept.iter().filter(|(_, kept)| kept.task.id() == id).map(|(name, _)| name.clone()).collect();
+                for cluster in broken {
+                    tracing::error!(%cluster, %error, "its task broke and is started again");
+                    kept.remove(&cluster);
+                }
+            }
+        }
+    }
+}
+
+/// Remembers and shows what a turn came to. True if nothing is left of the cluster.
+async fn conclude(
+    wanted: &Wanted,
+    turn: &Turn,
+    stuck: Option<u32>,
+    store: &Store,
+    board: &Board,
+) -> Result<bool, StoreError> {
+    if turn.plan.is_quiet() {
+        if wanted.is_gone(&turn.observed) {
+            store.forget(wanted.name()).await?;
+            return Ok(true);
+        }
+        store.note_generation(wanted.name(), &generation(wanted.spec())).await?;
+    }
+    let status = status_of(store, wanted, &turn.observed, &turn.plan, stuck, turn.at).await?;
+    board.post(Posted { at: turn.at, wanted: wanted.clone(), observed: turn.observed.clone(), status });
+    Ok(false)
+}
+
+/// The log: a line per step that was taken, and per hold that is new; not per turn.
+#[derive(Debug)]
+struct Log {
+    metrics: Arc<Metrics>,
+    /// The holds of the last turn, without their numbers.
+    told: Mutex<BTreeSet<String>>,
+}
+
+impl Witness for Log {
+    fn ended(&self, cluster: &ClusterName, step: &Step, result: &Result<(), ActError>, took: Duration) {
+        let outcome = result.as_ref().map_or_else(ActError::kind, |()| "done");
+        self.metrics.steps.with_label_values(&[outcome]).inc();
+        let (step, took_ms) = (render::step(step), took.as_millis());
+        match result {
+            Ok(()) => tracing::info!(%cluster, took_ms, "{step}"),
+            Err(error) if error.is_passing() => {
+                tracing::info!(%cluster, took_ms, error = chain(error), "{step}: {outcome}, and tried again");
+            }
+            Err(error) => tracing::warn!(%cluster, took_ms, error = chain(error), "{step}: {outcome}"),
+        }
+    }
+
+    fn planned(&self, turn: &Turn) {
+        let constant = |text: String| -> String { text.chars().filter(|c| !c.is_ascii_digit()).collect() };
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let holds = turn.plan.holds.iter().map(|hold| (hold, render::hold(hold)));
+        let holds: Vec<_> = holds.map(|(hold, text)| (hold.until.is_wait(), constant(text.clone()), text)).collect();
+        for (is_wait, constant, text) in &holds {
+            if told.contains(constant) {
+                continue;
+            }
+            let cluster = &turn.plan.cluster;
+            if *is_wait {
+                tracing::info!(%cluster, "{text}");
+            } else {
+                tracing::warn!(%cluster, "held: {text}");
+            }
+        }
+        *told = holds.into_iter().map(|(_, constant, _)| constant).collect();
+    }
+}
