@@ -125,7 +125,7 @@ impl Node {
     fn pace(&self, local: &Local) -> Duration {
         match local.postmaster {
             Seen::Starting => STARTING,
-            Seen::Up if self.sight.as_ref().is_none_or(|sight| is_uneasy(sight)) => UNEASY,
+            Seen::Up if self.sight.as_ref().is_none_or(is_uneasy) => UNEASY,
             Seen::Leftover | Seen::Up | Seen::Down => AT_REST,
         }
     }
@@ -199,17 +199,15 @@ impl Node {
                 used: (volume.blocks().saturating_sub(volume.blocks_available())).saturating_mul(unit),
             }
         });
-        if self.postmaster.is_some() {
+        let pgdata = &self.shared.config.paths.pgdata;
+        if self.postmaster.as_ref().is_some_and(|postmaster| postmaster.up || postmaster.is_ready(pgdata)) {
             match self.ask().await {
                 Ok(sight) => {
                     self.sight = Some(sight);
                     self.answered = Instant::now();
                 }
                 Err(error) => {
-                    // While it starts there is no socket, or it says that it is starting.
-                    if self.postmaster.as_ref().is_some_and(|postmaster| postmaster.up) {
-                        tracing::warn!(error = crate::words(&error), "Postgres does not answer");
-                    }
+                    tracing::warn!(error = crate::words(&error), "Postgres does not answer");
                     (self.session, self.sight) = (None, None);
                 }
             }

@@ -1,6 +1,7 @@
 //! The postmaster: one child process, its log and its end.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -49,6 +50,16 @@ impl Postmaster {
             log.follow(stderr);
         }
         Ok(Self { process, log, up: false, asked_to_end: false })
+    }
+
+    /// Whether it says in `postmaster.pid` that it takes connections. Asking it before would fill its log.
+    pub fn is_ready(&self, pgdata: &Path) -> bool {
+        let Ok(file) = std::fs::read_to_string(pgdata.join("postmaster.pid")) else { return false };
+        let mut lines = file.lines();
+        // The file of an earlier postmaster stays until this one has replaced it.
+        let ours = lines.next().and_then(|pid| pid.trim().parse().ok()) == self.process.child.id();
+        // LOCK_FILE_LINE_PM_STATUS of PostgreSQL's miscadmin.h is the eighth.
+        ours && lines.nth(6).is_some_and(|status| status.trim() == "ready")
     }
 
     /// SIGINT is a fast shutdown, SIGQUIT an immediate one, SIGHUP a reload.

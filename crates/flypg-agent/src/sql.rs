@@ -99,6 +99,7 @@ struct RawReplica {
 struct RawSlot {
     active: bool,
     kept: Option<u64>,
+    lost: bool,
 }
 
 const IDENTITY: &str = "SELECT json_build_object(
@@ -122,7 +123,8 @@ const LOOK: &str = "WITH me AS (SELECT pg_is_in_recovery() AS standby),
         THEN extract(epoch FROM clock_timestamp() - pg_last_xact_replay_timestamp())::float8 END,
     'replicas', (SELECT json_agg(json_build_object('name', application_name, 'state', state, 'sent', sent_lsn,
         'flushed', flush_lsn, 'replayed', replay_lsn) ORDER BY application_name, pid) FROM pg_stat_replication),
-    'slots', (SELECT json_object_agg(slot_name, json_build_object('active', active, 'kept',
+    'slots', (SELECT json_object_agg(slot_name, json_build_object('active', active,
+        'lost', coalesce(wal_status = 'lost', false), 'kept',
         greatest(0, (coalesce(lsn, received, replayed) - restart_lsn))::int8))
         FROM pg_replication_slots WHERE slot_type = 'physical' AND slot_name LIKE 'flypg\\_%'))::text
   FROM here";
@@ -172,7 +174,10 @@ impl Session {
         let raw: RawLook = self.json(LOOK).await?;
         let slots = raw.slots.unwrap_or_default();
         let streams = raw.receiver.as_deref() == Some("streaming");
-        let seen = slots.iter().map(|(name, slot)| (name.clone(), SlotSeen { active: slot.active })).collect();
+        let seen = slots
+            .iter()
+            .map(|(name, slot)| (name.clone(), SlotSeen { active: slot.active, lost: slot.lost }))
+            .collect();
         let role = if raw.in_recovery {
             let replayed = raw.replayed.unwrap_or_default();
             // Until the receiver of this start has streamed, Postgres gives the start of a segment.

@@ -6,7 +6,6 @@ use std::sync::Mutex;
 use flypg_core::ledger::{Ledger, Refusal, Slot, Unreadable, encode, recover};
 use flypg_core::node::DataDir;
 use flypg_core::protocol::Assignment;
-use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::files;
@@ -19,7 +18,7 @@ pub struct Store {
     directory: PathBuf,
     /// Held while a new ledger is decided and written, so that decisions follow one another.
     writing: Mutex<Position>,
-    current: watch::Sender<Ledger>,
+    current: Mutex<Ledger>,
 }
 
 #[derive(Debug)]
@@ -80,18 +79,13 @@ impl Store {
                 (found.ledger.restarted(&config.machine), position)
             }
         };
-        let store = Self { directory, writing: Mutex::new(position), current: watch::Sender::new(ledger.clone()) };
+        let store = Self { directory, writing: Mutex::new(position), current: Mutex::new(ledger.clone()) };
         store.update(|_| Some(ledger))?;
         Ok(store)
     }
 
     pub fn current(&self) -> Ledger {
-        self.current.borrow().clone()
-    }
-
-    /// Wakes on every new ledger.
-    pub fn watch(&self) -> watch::Receiver<Ledger> {
-        self.current.subscribe()
+        self.current.lock().expect("no holder of this lock panics").clone()
     }
 
     /// Accepts an assignment, durably, or says why not. Blocks for the disk.
@@ -124,7 +118,7 @@ impl Store {
             source,
         })?;
         *position = Position { sequence, next_slot: 1 - position.next_slot };
-        self.current.send_replace(next);
+        *self.current.lock().expect("no holder of this lock panics") = next;
         Ok(())
     }
 }

@@ -1,5 +1,7 @@
 //! The API and the metrics of a node.
 
+#![allow(clippy::print_stderr)] // a skipped test says so
+
 mod common;
 
 use std::io::Write;

@@ -57,7 +57,6 @@ async fn a_dead_postmaster_is_back_at_once() {
     assert!(woken.version > before.version);
     assert!(start.elapsed() < Duration::from_secs(5), "woken after {:?}", start.elapsed());
     let back = node.until("it runs again", |report| is_primary(report) && report.crashes == 1);
-    println!("back after {:?}", start.elapsed());
     assert_ne!(node.postmaster_pid(), killed);
     assert_eq!(back.incarnation, before.incarnation);
 }

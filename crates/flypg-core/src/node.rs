@@ -90,6 +90,8 @@ pub enum SettingsSeen {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SlotSeen {
     pub active: bool,
+    /// WAL that it should have kept is gone: it can never be used again.
+    pub lost: bool,
 }
 
 /// The next thing to do. Each is safe to do twice.

@@ -1,6 +1,6 @@
 //! A node for tests: the real binary, a directory as its machine, an address of its own.
 
-#![allow(dead_code, unreachable_pub)] // each test file uses a part of it
+#![allow(dead_code, unreachable_pub, clippy::print_stderr)] // each test file uses a part of it; a log is for people
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
@@ -30,9 +30,9 @@ fn address() -> Ipv4Addr {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     loop {
         let n = NEXT.fetch_add(1, Ordering::Relaxed);
-        let pid = std::process::id();
-        let bytes = (pid.wrapping_mul(64) + n).to_be_bytes();
-        let address = Ipv4Addr::new(127, bytes[1].clamp(1, 254), bytes[2], bytes[3].clamp(1, 254));
+        // Test binaries run at the same time; each has a /24 of its own.
+        let [_, _, high, low] = std::process::id().to_be_bytes();
+        let address = Ipv4Addr::new(127, 1 + high % 250, low, u8::try_from(1 + n % 250).unwrap());
         if TcpListener::bind((address, ports::API)).is_ok() && TcpListener::bind((address, ports::NODE)).is_ok() {
             return address;
         }
@@ -246,7 +246,14 @@ impl Node {
 
     /// One value, through a door of this node.
     pub async fn value(&self, port: u16, statement: &str) -> String {
-        let client = self.connect(port).await.unwrap_or_else(|error| panic!("{error:?}\n{}", self.log()));
+        self.value_as(port, &key().password(Role::Postgres), statement).await
+    }
+
+    pub async fn value_as(&self, port: u16, password: &str, statement: &str) -> String {
+        let client = self
+            .connect_as(port, "postgres", password)
+            .await
+            .unwrap_or_else(|error| panic!("{error:?}\n{}", self.log()));
         let rows = client.simple_query(statement).await.unwrap_or_else(|error| panic!("{error:?}"));
         let row = rows.iter().find_map(|message| match message {
             tokio_postgres::SimpleQueryMessage::Row(row) => row.get(0).map(str::to_owned),

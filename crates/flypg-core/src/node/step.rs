@@ -137,8 +137,10 @@ fn ensure_slots(told: &Assignment, local: &Local) -> NodeStep {
     let want: BTreeSet<String> =
         told.peers.iter().filter(|peer| peer.node != told.node).map(|peer| peer.node.slot()).collect();
     let create: BTreeSet<String> = want.iter().filter(|slot| !have.contains_key(*slot)).cloned().collect();
-    let drop: BTreeSet<String> =
-        have.keys().filter(|slot| NodeName::of_slot(slot).is_some() && !want.contains(*slot)).cloned().collect();
+    // A lost slot is dropped here and made anew at the next look: only a new clone can use it.
+    let useless =
+        |(name, slot): &(&String, &SlotSeen)| NodeName::of_slot(name).is_some() && (slot.lost || !want.contains(*name));
+    let drop: BTreeSet<String> = have.iter().filter(useless).map(|(name, _)| name.clone()).collect();
     if create.is_empty() && drop.is_empty() { NodeStep::Nothing } else { NodeStep::EnsureSlots { create, drop } }
 }
 

@@ -100,9 +100,18 @@ fn from_blank_to_running_replica() {
 fn slots_follow_the_peers_and_spare_what_is_not_ours() {
     let ledger = primary().made(&system()).unwrap();
     let slots = ["flypg_ord_2", "flypg_ams_1", "flypg_syd_1", "debezium", "flypg_export"];
-    let slots = slots.map(|name| (name.to_owned(), SlotSeen { active: false })).into();
+    let slots = slots.map(|name| (name.to_owned(), SlotSeen { active: false, lost: false })).into();
     let local = Local { roles_ensured: true, slots: Some(slots), ..up(complete(false, by_initdb())) };
     let drop = BTreeSet::from(["flypg_syd_1".to_owned()]);
+    assert_eq!(next(&ledger, &local, at(0)), NodeStep::EnsureSlots { create: BTreeSet::new(), drop });
+
+    let mut lost = local.slots.clone().unwrap();
+    lost.remove("flypg_syd_1");
+    for name in ["flypg_ord_2", "debezium"] {
+        lost.insert(name.to_owned(), SlotSeen { active: false, lost: true });
+    }
+    let drop = BTreeSet::from(["flypg_ord_2".to_owned()]);
+    let local = Local { slots: Some(lost), ..local };
     assert_eq!(next(&ledger, &local, at(0)), NodeStep::EnsureSlots { create: BTreeSet::new(), drop });
 }
 
