@@ -100,8 +100,7 @@ impl Emulator {
         let listener = TcpListener::bind(config.listen)
             .await
             .map_err(|source| StartError::Listen { address: config.listen, source })?;
-        let address =
-            listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
+        let address = listener.local_addr().map_err(|source| StartError::Listen { address: config.listen, source })?;
         let data = match config.data {
             None if config.runtime == RuntimeKind::Process => return Err(StartError::NoData),
             data => data.map(|dir| std::path::absolute(&dir).unwrap_or(dir)),
@@ -129,7 +128,8 @@ impl Emulator {
         let (mut world, runtime): (World, Arc<dyn Runtime>) = match (config.runtime, data) {
             (RuntimeKind::Process, Some(dir)) => {
                 let kept = saved.as_ref().map(|world| world.address_plan().clone());
-                let claim = octet::claim(kept.as_ref(), seed).map_err(|(text, source)| StartError::Octet(text, source))?;
+                let claim =
+                    octet::claim(kept.as_ref(), seed).map_err(|(text, source)| StartError::Octet(text, source))?;
                 let plan = AddressPlan::Loopback { octet: claim.octet() };
                 let world = saved.unwrap_or_else(|| World::new(seed, config.knobs.clone(), plan));
                 let processes = Processes::new(dir, config.images.clone(), claim, reporter)?;
@@ -153,10 +153,7 @@ impl Emulator {
         if let Some(store) = engine.store() {
             store.dirty(&std::collections::BTreeSet::new());
         }
-        let tasks = vec![
-            tokio::spawn(Arc::clone(&engine).run_agenda()),
-            tokio::spawn(Arc::clone(&engine).run_store()),
-        ];
+        let tasks = vec![tokio::spawn(Arc::clone(&engine).run_agenda()), tokio::spawn(Arc::clone(&engine).run_store())];
         let router = crate::http::router(Arc::clone(&engine));
         let closing = engine.closing.clone();
         let server = tokio::spawn(async move {

@@ -216,7 +216,8 @@ mod tests {
 
     #[test]
     fn paths() {
-        let fits = |pattern: &str, path: &str| path_fits(pattern, &path.trim_matches('/').split('/').collect::<Vec<_>>());
+        let fits =
+            |pattern: &str, path: &str| path_fits(pattern, &path.trim_matches('/').split('/').collect::<Vec<_>>());
         assert!(fits("/v1/apps/*/machines", "/v1/apps/db/machines"));
         assert!(!fits("/v1/apps/*/machines", "/v1/apps/db/machines/1"));
         assert!(fits("/v1/apps/*/machines/**", "/v1/apps/db/machines/1/stop"));
@@ -230,7 +231,12 @@ mod tests {
         rules.add(rule(r#"{"match":{"method":"POST","app":"db"},"effect":"lose_answer","count":1,"skip":1}"#));
         let mut lost = |path: &str| rules.strike(&Method::POST, path, || 0).lose_answer;
         assert_eq!(
-            [lost("/v1/apps/db/machines"), lost("/v1/apps/x/machines"), lost("/v1/apps/db/machines"), lost("/v1/apps/db/machines")],
+            [
+                lost("/v1/apps/db/machines"),
+                lost("/v1/apps/x/machines"),
+                lost("/v1/apps/db/machines"),
+                lost("/v1/apps/db/machines")
+            ],
             [false, false, true, false]
         );
         assert_eq!((rules.all()[0].seen, rules.all()[0].hits, rules.all()[0].id.as_str()), (3, 1, "fault-1"));

@@ -26,7 +26,14 @@ const SWEEP_AT: usize = 10_000;
 impl Limits {
     /// Takes a token; false when there is none. `route` are the path's segments after `/v1/apps`, with the identity
     /// replaced by `*`.
-    pub(crate) fn admit(&mut self, limit: &RateLimit, now: Millis, method: &Method, route: &[&str], identity: &str) -> bool {
+    pub(crate) fn admit(
+        &mut self,
+        limit: &RateLimit,
+        now: Millis,
+        method: &Method,
+        route: &[&str],
+        identity: &str,
+    ) -> bool {
         let action = format!("{method} {}", route.join("/"));
         // Tokens per 1000 s, burst, identity.
         let (rate, burst, identity) = match (method, route) {
@@ -61,7 +68,9 @@ mod tests {
     #[test]
     fn fly_limits() {
         let mut limits = Limits::default();
-        let mut admit = |ms, method: Method, route: &[&str], id: &str| limits.admit(&RateLimit::FLY, Millis(ms), &method, route, id);
+        let mut admit = |ms, method: Method, route: &[&str], id: &str| {
+            limits.admit(&RateLimit::FLY, Millis(ms), &method, route, id)
+        };
         let stop = ["db", "machines", "*", "stop"];
         let burst: Vec<bool> = (0..4).map(|_| admit(0, Method::POST, &stop, "m1")).collect();
         assert_eq!(burst, [true, true, true, false]);

@@ -62,9 +62,8 @@ pub(crate) async fn create(call: Call) -> Result<Reply, Refusal> {
         return Err(Refusal::bad_app_name());
     }
     let create = CreateApp { name, org, network: text("network")?, idempotency_key: text("idempotency_key")? };
-    let (app, cookie) = call.engine.write(|world, now| {
-        world.create_app(now, create).map(|app| (app, world.knobs.affinity_cookie))
-    })?;
+    let (app, cookie) =
+        call.engine.write(|world, now| world.create_app(now, create).map(|app| (app, world.knobs.affinity_cookie)))?;
     let mut body = views::app(&app);
     body["created_at"] = json!(app.created_at);
     let reply = Reply::json(StatusCode::CREATED, &body);

@@ -125,7 +125,11 @@ mod tests {
             org: org.map(Into::into),
             app: app.map(Into::into),
         };
-        let auth = Auth::new(Some(vec![token("all", None, None), token("acme", Some("acme"), None), token("one", None, Some("db"))]));
+        let auth = Auth::new(Some(vec![
+            token("all", None, None),
+            token("acme", Some("acme"), None),
+            token("one", None, Some("db")),
+        ]));
         assert_eq!(ask(&auth, "Bearer other").unwrap_err().status, 401);
         let one = ask(&auth, "FlyV1 fm2_zz,one").unwrap();
         assert!(one.may_touch("db", Some("acme")).is_ok());

@@ -41,7 +41,8 @@ impl FromRequest<Arc<Engine>> for Call {
 
     async fn from_request(request: Request, engine: &Arc<Engine>) -> Result<Self, Response> {
         let (mut parts, body) = request.into_parts();
-        let params = RawPathParams::from_request_parts(&mut parts, engine).await.map_err(IntoResponse::into_response)?;
+        let params =
+            RawPathParams::from_request_parts(&mut parts, engine).await.map_err(IntoResponse::into_response)?;
         let path: BTreeMap<String, String> = params.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
         let caller = match engine.auth.caller(parts.headers.get(header::AUTHORIZATION)) {
             Ok(caller) => caller,
@@ -60,7 +61,8 @@ impl FromRequest<Arc<Engine>> for Call {
         let query = query_pairs(parts.uri.query().unwrap_or_default());
         let bent = parts.extensions.remove::<Bent>().unwrap_or_default();
         let nonce = header_text(&parts.headers, "fly-machine-lease-nonce");
-        let body = axum::body::to_bytes(body, MAX_BODY).await.map_err(|_| StatusCode::PAYLOAD_TOO_LARGE.into_response())?;
+        let body =
+            axum::body::to_bytes(body, MAX_BODY).await.map_err(|_| StatusCode::PAYLOAD_TOO_LARGE.into_response())?;
         Ok(Self { engine: Arc::clone(engine), caller, body, nonce, bent, path, query })
     }
 }
@@ -134,7 +136,8 @@ impl Call {
     }
 
     pub(crate) fn number(&self, name: &str) -> Result<Option<u64>, Refusal> {
-        let parse = |text: &str| text.parse().map_err(|_| Refusal::invalid(&format!("{name} must be a number, got '{text}'")));
+        let parse =
+            |text: &str| text.parse().map_err(|_| Refusal::invalid(&format!("{name} must be a number, got '{text}'")));
         self.query(name).map(parse).transpose()
     }
 

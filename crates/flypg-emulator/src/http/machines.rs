@@ -142,10 +142,8 @@ fn stop_parameters(call: &Call) -> Result<(Option<String>, Option<u64>), Refusal
 pub(crate) async fn stop(call: Call) -> Result<Reply, Refusal> {
     let (signal, timeout_ms) = stop_parameters(&call)?;
     let nonce = call.nonce.as_deref();
-    call.gated(|world, now| {
-        world.stop_machine(now, call.app(), call.id(), nonce, signal.as_deref(), timeout_ms)
-    })
-    .await?;
+    call.gated(|world, now| world.stop_machine(now, call.app(), call.id(), nonce, signal.as_deref(), timeout_ms))
+        .await?;
     Ok(Reply::done())
 }
 
@@ -156,10 +154,8 @@ pub(crate) async fn restart(call: Call) -> Result<Reply, Refusal> {
         false => (signal, timeout_ms),
     };
     let nonce = call.nonce.as_deref();
-    call.gated(|world, now| {
-        world.restart_machine(now, call.app(), call.id(), nonce, signal.as_deref(), timeout_ms)
-    })
-    .await?;
+    call.gated(|world, now| world.restart_machine(now, call.app(), call.id(), nonce, signal.as_deref(), timeout_ms))
+        .await?;
     Ok(Reply::done())
 }
 
@@ -274,7 +270,8 @@ pub(crate) async fn exec(call: Call) -> Result<Reply, Refusal> {
         (_, Some(cmd)) if !cmd.trim().is_empty() => split_words(cmd),
         _ => return Err(Refusal::invalid("command is required")),
     };
-    let timeout_s = body.integer("timeout")?.and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
+    let timeout_s =
+        body.integer("timeout")?.and_then(|seconds| u64::try_from(seconds).ok()).filter(|seconds| *seconds > 0);
     let command = ExecCommand {
         argv,
         stdin: body.string("stdin")?.unwrap_or_default().to_owned(),
@@ -413,7 +410,11 @@ pub(crate) async fn delete_metadata_key(call: Call) -> Result<Reply, Refusal> {
     write_metadata(&call, &BTreeMap::from([(call.path("key").to_owned(), None)]), None)
 }
 
-fn write_metadata(call: &Call, values: &BTreeMap<String, Option<String>>, version: Option<&str>) -> Result<Reply, Refusal> {
+fn write_metadata(
+    call: &Call,
+    values: &BTreeMap<String, Option<String>>,
+    version: Option<&str>,
+) -> Result<Reply, Refusal> {
     call.engine.write(|world, now| world.merge_metadata(now, call.app(), call.id(), values, version))?;
     Ok(Reply::empty(StatusCode::NO_CONTENT))
 }
@@ -427,13 +428,13 @@ pub(crate) async fn lease(call: Call) -> Result<Reply, Refusal> {
 pub(crate) async fn take_lease(call: Call) -> Result<Reply, Refusal> {
     let map = decode::body(&call.body, "main.createLeaseRequest")?.unwrap_or_default();
     let body = Object::new(&map, "createLeaseRequest", "");
-    let in_query = call.query("ttl").map(|text| text.parse::<i64>().map_err(|_| Refusal::invalid("ttl must be a number")));
+    let in_query =
+        call.query("ttl").map(|text| text.parse::<i64>().map_err(|_| Refusal::invalid("ttl must be a number")));
     let ttl = body.integer("ttl")?.or(in_query.transpose()?);
     let description = body.string("description")?.or(call.query("description")).unwrap_or_default();
     let (nonce, owner) = (call.nonce.as_deref(), call.caller.owner.as_str());
-    let (lease, version) = call
-        .gated(|world, now| world.take_lease(now, call.app(), call.id(), nonce, ttl, owner, description))
-        .await?;
+    let (lease, version) =
+        call.gated(|world, now| world.take_lease(now, call.app(), call.id(), nonce, ttl, owner, description)).await?;
     Ok(Reply::json(StatusCode::CREATED, &views::lease_envelope(&lease, &version)))
 }
 

@@ -8,8 +8,8 @@ mod own;
 mod paging;
 mod platform;
 mod reply;
-mod volumes;
 mod views;
+mod volumes;
 pub(crate) mod wire;
 
 use std::sync::Arc;
@@ -39,10 +39,7 @@ pub(crate) fn router(engine: Arc<Engine>) -> Router {
         .route(app, get(apps::show).delete(apps::destroy))
         .route(&at(app, "deploy_token"), post(apps::deploy_token))
         .route(&at(app, "secrets"), get(apps::list_secrets).post(apps::update_secrets))
-        .route(
-            &at(app, "secrets/{name}"),
-            get(apps::show_secret).post(apps::set_secret).delete(apps::delete_secret),
-        )
+        .route(&at(app, "secrets/{name}"), get(apps::show_secret).post(apps::set_secret).delete(apps::delete_secret))
         .route(&at(app, "ip_assignments"), get(apps::list_ips).post(apps::assign_ip))
         .route(&at(app, "ip_assignments/{ip}"), delete(apps::release_ip))
         .route(&at(app, "machines"), get(machines::list).post(machines::create))
@@ -69,10 +66,7 @@ pub(crate) fn router(engine: Arc<Engine>) -> Router {
             &at(machine, "metadata/{key}"),
             get(machines::metadata_key).post(machines::set_metadata_key).delete(machines::delete_metadata_key),
         )
-        .route(
-            &at(machine, "lease"),
-            get(machines::lease).post(machines::take_lease).delete(machines::release_lease),
-        )
+        .route(&at(machine, "lease"), get(machines::lease).post(machines::take_lease).delete(machines::release_lease))
         .route(&at(app, "volumes"), get(volumes::list).post(volumes::create))
         .route(volume, get(volumes::show).put(volumes::update).delete(volumes::destroy))
         .route(&at(volume, "extend"), put(volumes::extend))
@@ -157,7 +151,8 @@ fn injected(code: u16, retry_after: Option<u64>, body: Option<String>) -> Respon
     let mut response = match (body, code) {
         (Some(body), _) => (status, Body::from(body)).into_response(),
         (None, 429) => Refusal::rate_limited().into_response(),
-        (None, 408) => Refusal { status: code, error: "deadline_exceeded: request timed out".to_owned(), code: None }.into_response(),
+        (None, 408) => Refusal { status: code, error: "deadline_exceeded: request timed out".to_owned(), code: None }
+            .into_response(),
         // 502 and 503 come from the proxy in front, as text.
         (None, 502 | 503) => (status, "upstream connect error or disconnect/reset before headers").into_response(),
         (None, _) => {

@@ -75,8 +75,7 @@ pub(crate) async fn world(State(engine): State<Arc<Engine>>) -> Reply {
 }
 
 pub(crate) async fn health(State(engine): State<Arc<Engine>>) -> Reply {
-    let (apps, machines) = engine.read(|world, _| {
-        (world.apps.len(), world.apps.values().map(|app| app.machines.len()).sum::<usize>())
-    });
+    let (apps, machines) =
+        engine.read(|world, _| (world.apps.len(), world.apps.values().map(|app| app.machines.len()).sum::<usize>()));
     Reply::ok(&json!({ "ok": true, "apps": apps, "machines": machines, "pid": std::process::id() }))
 }

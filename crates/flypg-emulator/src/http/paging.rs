@@ -24,7 +24,12 @@ impl Page {
     ///
     /// # Errors
     /// 400 for a bad limit, a bad or expired cursor, or a cursor without a limit.
-    pub(crate) fn asked(limit: Option<&str>, cursor: Option<&str>, most: usize, now: Millis) -> Result<Option<Self>, Refusal> {
+    pub(crate) fn asked(
+        limit: Option<&str>,
+        cursor: Option<&str>,
+        most: usize,
+        now: Millis,
+    ) -> Result<Option<Self>, Refusal> {
         let Some(limit) = limit else {
             return match cursor {
                 Some(_) => Err(Refusal::invalid("cursor needs limit")),
@@ -35,7 +40,8 @@ impl Page {
         let limit = limit.ok_or_else(|| Refusal::invalid(&format!("limit must be inside range [1, {most}]")))?;
         let Some(cursor) = cursor else { return Ok(Some(Self { limit, after: None, begun: now })) };
         let bad = || Refusal::invalid("invalid or expired cursor");
-        let text = URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(bad)?;
+        let text =
+            URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(bad)?;
         let (begun, after) = text.split_once(' ').ok_or_else(bad)?;
         let begun = Millis(begun.parse().map_err(|_| bad())?);
         if now.since(begun) > CURSOR_LIFE_MS {

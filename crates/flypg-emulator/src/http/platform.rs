@@ -91,9 +91,9 @@ struct OrgQuery {
 
 impl OrgQuery {
     fn of(call: &Call) -> Result<Self, Refusal> {
-        let since = call.query("updated_after").map(|text| {
-            Millis::parse(text).ok_or_else(|| Refusal::invalid("updated_after must be an RFC 3339 time"))
-        });
+        let since = call
+            .query("updated_after")
+            .map(|text| Millis::parse(text).ok_or_else(|| Refusal::invalid("updated_after must be an RFC 3339 time")));
         let page = Page::asked(call.query("limit").or(Some("1000")), call.query("cursor"), 1000, call.engine.now())?;
         Ok(Self {
             page: page.ok_or_else(|| Refusal::invalid("limit is required"))?,
@@ -119,7 +119,8 @@ fn apps_of_org(call: &Call) -> Result<Vec<crate::world::shared::Shared<crate::wo
     if call.bent.empty_list {
         return Ok(Vec::new());
     }
-    let now = call.engine.read(|world, _| -> Vec<_> { world.apps.values().filter(|app| app.org == org).cloned().collect() });
+    let now =
+        call.engine.read(|world, _| -> Vec<_> { world.apps.values().filter(|app| app.org == org).cloned().collect() });
     match call.lag_of_lists() {
         0 => Ok(now),
         lag => Ok(now.iter().filter_map(|app| call.engine.app_at(&app.name, lag).ok()).collect()),

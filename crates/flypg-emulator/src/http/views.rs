@@ -91,7 +91,12 @@ pub(crate) fn event(event: &Event) -> EventBody<'_> {
 }
 
 fn check(check: &CheckStatus) -> CheckBody<'_> {
-    CheckBody { name: &check.name, status: &check.status, output: &check.output, updated_at: check.updated_at.rfc3339() }
+    CheckBody {
+        name: &check.name,
+        status: &check.status,
+        output: &check.output,
+        updated_at: check.updated_at.rfc3339(),
+    }
 }
 
 pub(crate) fn machine<'a>(machine: &'a Machine, look: &Look) -> MachineBody<'a> {
@@ -210,7 +215,9 @@ pub(crate) fn volume(volume: &Volume, look: &Look) -> Value {
         "host_dedication_key": "",
         "type": "local",
     });
-    if look.summary && let Some(map) = body.as_object_mut() {
+    if look.summary
+        && let Some(map) = body.as_object_mut()
+    {
         for counter in ["blocks", "block_size", "blocks_free", "blocks_avail", "bytes_used", "bytes_total"] {
             map.remove(counter);
         }
@@ -286,7 +293,8 @@ pub(crate) fn org_machine(app: &str, machine: &Machine, summary: bool) -> Value 
     });
     if !summary {
         let raw = &machine.config.raw;
-        body["config"] = json!({ "image": raw.get("image"), "guest": raw.get("guest"), "metadata": raw.get("metadata") });
+        body["config"] =
+            json!({ "image": raw.get("image"), "guest": raw.get("guest"), "metadata": raw.get("metadata") });
     }
     body
 }

@@ -123,7 +123,9 @@ impl Model {
     #[must_use]
     pub fn outcome(effect: Effect) -> Option<Report> {
         match effect {
-            Effect::Boot(boot) => Some(Report::Started { app: boot.app, machine: boot.machine.id.clone(), run: boot.run }),
+            Effect::Boot(boot) => {
+                Some(Report::Started { app: boot.app, machine: boot.machine.id.clone(), run: boot.run })
+            }
             Effect::Halt { app, machine, run, .. } => Some(Report::Exited { app, machine, run, exit: Exit::CLEAN }),
             Effect::Kill { app, machine, run } => Some(Report::Exited { app, machine, run, exit: Exit::KILLED }),
             Effect::FillVolume { app, volume, .. } => Some(Report::VolumeFilled { app, volume }),

@@ -77,7 +77,8 @@ impl World {
             return Err(Refusal::invalid("org_slug is required"));
         }
         if let Some(key) = &create.idempotency_key {
-            let first = self.apps.values().find(|app| app.org == create.org && app.idempotency_key.as_ref() == Some(key));
+            let first =
+                self.apps.values().find(|app| app.org == create.org && app.idempotency_key.as_ref() == Some(key));
             if let Some(first) = first {
                 return match create.name.is_empty() || create.name == first.name {
                     true => Ok(first.clone()),

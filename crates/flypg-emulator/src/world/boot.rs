@@ -2,9 +2,9 @@
 
 use std::collections::BTreeMap;
 
+use super::World;
 use super::machine::Machine;
 use super::shared::Shared;
-use super::World;
 
 /// One boot of one machine.
 #[derive(Clone, Debug, PartialEq)]

@@ -64,7 +64,9 @@ pub enum Restart {
     No,
     Always,
     /// `retries` within five minutes.
-    OnFailure { retries: u32 },
+    OnFailure {
+        retries: u32,
+    },
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -141,7 +143,9 @@ impl Config {
             let map = object.object(key, "map[string]string")?;
             map.into_iter()
                 .flatten()
-                .map(|(name, value)| Ok((name.clone(), if value.is_null() { String::new() } else { text(value, key)? })))
+                .map(|(name, value)| {
+                    Ok((name.clone(), if value.is_null() { String::new() } else { text(value, key)? }))
+                })
                 .collect()
         };
         string_map("metadata")?;
@@ -165,10 +169,7 @@ impl Config {
     #[must_use]
     pub fn metadata(&self) -> BTreeMap<String, String> {
         let map = self.raw.get("metadata").and_then(Value::as_object);
-        map.into_iter()
-            .flatten()
-            .filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned())))
-            .collect()
+        map.into_iter().flatten().filter_map(|(key, value)| Some((key.clone(), value.as_str()?.to_owned()))).collect()
     }
 
     #[must_use]
@@ -310,7 +311,8 @@ fn restart(object: &Object<'_>) -> Result<Restart, Refusal> {
         return Ok(Restart::OnFailure { retries: RETRIES });
     };
     let restart = Object::new(map, TYPE, "config.restart");
-    let retries = restart.integer("max_retries")?.and_then(|count| u32::try_from(count).ok()).filter(|count| *count > 0);
+    let retries =
+        restart.integer("max_retries")?.and_then(|count| u32::try_from(count).ok()).filter(|count| *count > 0);
     match restart.string("policy")?.unwrap_or_default() {
         "no" => Ok(Restart::No),
         "always" => Ok(Restart::Always),
@@ -429,7 +431,11 @@ fn files(object: &Object<'_>) -> Result<Vec<File>, Refusal> {
             guest_path: guest_path.to_owned(),
             raw_value: file.string("raw_value")?.map(str::to_owned),
             secret_name: file.string("secret_name")?.map(str::to_owned),
-            mode: file.integer("mode")?.and_then(|mode| u32::try_from(mode).ok()).filter(|mode| *mode > 0).unwrap_or(0o644),
+            mode: file
+                .integer("mode")?
+                .and_then(|mode| u32::try_from(mode).ok())
+                .filter(|mode| *mode > 0)
+                .unwrap_or(0o644),
         });
     }
     Ok(files)

@@ -19,7 +19,9 @@ pub enum Fault {
         processes: bool,
     },
     /// The host is back; what was lost starts again.
-    HostBack { machine: String },
+    HostBack {
+        machine: String,
+    },
     /// The host takes nothing new (or does again).
     HostFull {
         machine: String,
@@ -33,14 +35,25 @@ pub enum Fault {
         full: bool,
     },
     /// Everything on the volume is lost.
-    VolumeLost { volume: String },
+    VolumeLost {
+        volume: String,
+    },
     /// SIGKILL for everything in the machine; its restart policy applies.
-    MachineDies { machine: String },
+    MachineDies {
+        machine: String,
+    },
     /// SIGSTOP and SIGCONT for everything in the machine.
-    Freeze { machine: String },
-    Thaw { machine: String },
+    Freeze {
+        machine: String,
+    },
+    Thaw {
+        machine: String,
+    },
     /// Later starts of the machine take this much longer; 0 ends it.
-    SlowStart { machine: String, ms: u64 },
+    SlowStart {
+        machine: String,
+        ms: u64,
+    },
     /// The machine never leaves its present state by itself (or does again).
     Stuck {
         machine: String,
@@ -48,11 +61,17 @@ pub enum Fault {
         stuck: bool,
     },
     /// Fly moves the machine to another host: new volume id, new private address, same machine id.
-    Migrate { machine: String },
+    Migrate {
+        machine: String,
+    },
     /// Fly destroys the machine on its own account.
-    Destroyed { machine: String },
+    Destroyed {
+        machine: String,
+    },
     /// Cuts the network between machines.
-    Partition { machines: Vec<Vec<String>> },
+    Partition {
+        machines: Vec<Vec<String>>,
+    },
 }
 
 const fn yes() -> bool {
@@ -101,7 +120,9 @@ impl World {
                 self.effects.push(Effect::WipeVolume { volume: volume.clone() });
                 Ok(())
             }
-            Fault::MachineDies { machine } => self.with_run(machine, |app, id, run| Effect::Kill { app, machine: id, run }),
+            Fault::MachineDies { machine } => {
+                self.with_run(machine, |app, id, run| Effect::Kill { app, machine: id, run })
+            }
             Fault::Freeze { machine } => self.with_run(machine, |_, id, _| Effect::Freeze { machine: id }),
             Fault::Thaw { machine } => self.with_run(machine, |_, id, _| Effect::Thaw { machine: id }),
             Fault::SlowStart { machine, ms } => {

@@ -16,8 +16,22 @@ const CROCKFORD: &[u8; 32] = b"0123456789ABCDEFGHJKMNPQRSTVWXYZ";
 const LOWER: &[u8; 32] = b"0123456789abcdefghjkmnpqrstvwxyz";
 const MIXED: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
 const ADJECTIVES: [&str; 16] = [
-    "autumn", "billowing", "cold", "damp", "dark", "divine", "falling", "fragrant", "late", "little", "misty",
-    "morning", "quiet", "silent", "twilight", "wandering",
+    "autumn",
+    "billowing",
+    "cold",
+    "damp",
+    "dark",
+    "divine",
+    "falling",
+    "fragrant",
+    "late",
+    "little",
+    "misty",
+    "morning",
+    "quiet",
+    "silent",
+    "twilight",
+    "wandering",
 ];
 const NOUNS: [&str; 16] = [
     "breeze", "brook", "cloud", "dawn", "dew", "feather", "field", "fire", "leaf", "moon", "paper", "pine", "rain",

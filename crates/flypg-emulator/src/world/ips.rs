@@ -5,10 +5,10 @@ use std::collections::BTreeSet;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
+use super::World;
 use super::refusal::Refusal;
 use super::regions;
 use super::time::Millis;
-use super::World;
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct IpAssignment {
@@ -131,10 +131,14 @@ impl World {
             let ip = match *kind {
                 "v4" | "egress_v4" => format!("137.66.{}.{}", bits >> 8 & 0xff, bits & 0xff),
                 "shared_v4" => format!("66.241.{}.{}", 124 + (bits >> 8 & 1), bits & 0xff),
-                "private_v6" => format!("fdaa:{:x}:{:x}:0:1::{:x}", bits & 0xff, bits >> 8 & 0xffff, (bits >> 32 & 0xff) + 2),
+                "private_v6" => {
+                    format!("fdaa:{:x}:{:x}:0:1::{:x}", bits & 0xff, bits >> 8 & 0xffff, (bits >> 32 & 0xff) + 2)
+                }
                 _ => format!("2a09:8280:1::{:x}:{:x}:0", bits >> 16 & 0xff, bits & 0xffff),
             };
-            let name = |given: &Option<String>, own: &str| given.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| own.to_owned());
+            let name = |given: &Option<String>, own: &str| {
+                given.clone().filter(|name| !name.is_empty()).unwrap_or_else(|| own.to_owned())
+            };
             made.push(IpAssignment {
                 ip,
                 kind: (*kind).to_owned(),

@@ -101,13 +101,8 @@ pub struct RateLimit {
 
 impl RateLimit {
     /// Fly's documented limits.
-    pub const FLY: Self = Self {
-        per_second: 1,
-        burst: 3,
-        get_machine_per_second: 5,
-        get_machine_burst: 10,
-        app_deletes_per_minute: 100,
-    };
+    pub const FLY: Self =
+        Self { per_second: 1, burst: 3, get_machine_per_second: 5, get_machine_burst: 10, app_deletes_per_minute: 100 };
 }
 
 const DAY_MS: u64 = 24 * 60 * 60 * 1000;

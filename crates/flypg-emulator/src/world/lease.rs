@@ -1,9 +1,9 @@
 //! Machine leases: who may change a machine, until when.
 
+use super::World;
 use super::machine::{Lease, Machine};
 use super::refusal::{Gate, Refusal};
 use super::time::Millis;
-use super::World;
 
 /// What a lease does to a call by someone without its nonce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -50,7 +50,12 @@ impl World {
     ///
     /// # Errors
     /// 400 for the config, 404 for app or volume, 409 for the name, 412 for volume or secrets, 422 for capacity.
-    pub fn create_machine(&mut self, now: Millis, app: &str, create: CreateMachine) -> Result<Shared<Machine>, Refusal> {
+    pub fn create_machine(
+        &mut self,
+        now: Millis,
+        app: &str,
+        create: CreateMachine,
+    ) -> Result<Shared<Machine>, Refusal> {
         let config = Config::check(&create.config, &self.knobs)?;
         let record = self.app(app)?.clone();
         record.secrets.at_least(create.min_secrets_version)?;
@@ -146,7 +151,9 @@ impl World {
         let machine = self.usable(now, app, id, nonce, Gated::Refuse)?;
         let config = Config::check(&update.config, &self.knobs)?;
         self.app(app)?.secrets.at_least(update.min_secrets_version)?;
-        if let Some(wanted) = update.current_version.filter(|version| !version.is_empty() && *version != machine.version) {
+        if let Some(wanted) =
+            update.current_version.filter(|version| !version.is_empty() && *version != machine.version)
+        {
             tracing::debug!(app, id, wanted, "update against a stale version");
             return Err(Refusal::stale_version(&machine.version).into());
         }
@@ -203,7 +210,8 @@ impl World {
                 self.effects.push(Effect::Kill { app: app.to_owned(), machine: id.to_owned(), run: run.number });
             } else {
                 let (app, machine) = (app.to_owned(), id.to_owned());
-                let halt = Effect::Halt { app, machine, run: run.number, signal: stop.signal, timeout_ms: stop.timeout_ms };
+                let halt =
+                    Effect::Halt { app, machine, run: run.number, signal: stop.signal, timeout_ms: stop.timeout_ms };
                 self.effects.push(halt);
             }
         }
@@ -214,7 +222,8 @@ impl World {
     fn resize(&mut self, machine: &Machine, config: &Config) -> Result<(), Refusal> {
         self.hosts.give_back(&machine.host, machine.config.room());
         let fits = self.hosts.get(&machine.host).map_or(Ok(()), |host| {
-            let grows = config.guest.memory_mb > machine.config.guest.memory_mb || config.guest.cpus > machine.config.guest.cpus;
+            let grows = config.guest.memory_mb > machine.config.guest.memory_mb
+                || config.guest.cpus > machine.config.guest.cpus;
             if grows { hosts::fits(&self.knobs, host, config.room()) } else { Ok(()) }
         });
         self.hosts.take(&machine.host, if fits.is_ok() { config.room() } else { machine.config.room() });
@@ -222,7 +231,14 @@ impl World {
     }
 
     /// A visible machine whose lease lets this caller through and whose host answers.
-    fn usable(&mut self, now: Millis, app: &str, id: &str, nonce: Option<&str>, gated: Gated) -> Result<Shared<Machine>, Gate> {
+    fn usable(
+        &mut self,
+        now: Millis,
+        app: &str,
+        id: &str,
+        nonce: Option<&str>,
+        gated: Gated,
+    ) -> Result<Shared<Machine>, Gate> {
         let machine = self.machine(now, app, id)?.clone();
         if machine.state == MachineState::Destroyed {
             return Err(Refusal::machine_not_found().into());
@@ -241,7 +257,13 @@ impl World {
     ///
     /// # Errors
     /// 404, 408, 409 for a lease or a running machine, 412 for states that cannot start.
-    pub fn start_machine(&mut self, now: Millis, app: &str, id: &str, nonce: Option<&str>) -> Result<MachineState, Gate> {
+    pub fn start_machine(
+        &mut self,
+        now: Millis,
+        app: &str,
+        id: &str,
+        nonce: Option<&str>,
+    ) -> Result<MachineState, Gate> {
         let machine = self.usable(now, app, id, nonce, Gated::Refuse)?;
         let active = machine.stopped_at.is_some_and(|at| now.since(at) < self.knobs.still_active_ms);
         match machine.state {
@@ -385,7 +407,14 @@ impl World {
 
     /// # Errors
     /// 404, 408, 409 for a lease.
-    pub fn cordon_machine(&mut self, now: Millis, app: &str, id: &str, nonce: Option<&str>, cordoned: bool) -> Result<(), Gate> {
+    pub fn cordon_machine(
+        &mut self,
+        now: Millis,
+        app: &str,
+        id: &str,
+        nonce: Option<&str>,
+        cordoned: bool,
+    ) -> Result<(), Gate> {
         let machine = self.usable(now, app, id, nonce, Gated::Refuse)?;
         if machine.cordoned != cordoned {
             self.edit_machine(app, id)?.cordoned = cordoned;
@@ -397,7 +426,14 @@ impl World {
     ///
     /// # Errors
     /// 404, 412 unless it rests (or `force`); [`Gate::Leased`] while someone else holds the lease.
-    pub fn destroy_machine(&mut self, now: Millis, app: &str, id: &str, nonce: Option<&str>, force: bool) -> Result<(), Gate> {
+    pub fn destroy_machine(
+        &mut self,
+        now: Millis,
+        app: &str,
+        id: &str,
+        nonce: Option<&str>,
+        force: bool,
+    ) -> Result<(), Gate> {
         let machine = self.machine(now, app, id)?.clone();
         if machine.state == MachineState::Destroyed {
             return Err(Refusal::machine_not_found().into());

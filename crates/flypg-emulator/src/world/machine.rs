@@ -250,7 +250,15 @@ impl Machine {
         self.state == MachineState::Starting && !self.run.live && self.timers.contains_key(&MachineTimer::Launch)
     }
 
-    pub(crate) fn push_event(&mut self, id: String, now: Millis, kind: &str, status: &str, source: &str, request: Option<Value>) {
+    pub(crate) fn push_event(
+        &mut self,
+        id: String,
+        now: Millis,
+        kind: &str,
+        status: &str,
+        source: &str,
+        request: Option<Value>,
+    ) {
         let event = Event {
             id,
             kind: kind.to_owned(),
@@ -296,7 +304,10 @@ mod tests {
         let docker = || "registry-1.docker.io".to_owned();
         assert_eq!(parts("flypg/postgres:15"), (docker(), "flypg/postgres".into(), Some("15".into())));
         assert_eq!(parts("nginx"), (docker(), "nginx".into(), Some("latest".into())));
-        assert_eq!(parts("registry.fly.io/orders-db:1"), ("registry.fly.io".into(), "orders-db".into(), Some("1".into())));
+        assert_eq!(
+            parts("registry.fly.io/orders-db:1"),
+            ("registry.fly.io".into(), "orders-db".into(), Some("1".into()))
+        );
         let pinned = ImageRef::parse("localhost:5000/a/b@sha256:c9cf");
         assert_eq!((pinned.repository.as_str(), pinned.tag, pinned.digest.as_str()), ("a/b", None, "sha256:c9cf"));
     }

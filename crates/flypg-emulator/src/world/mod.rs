@@ -99,27 +99,65 @@ pub enum Effect {
     /// Take over processes that an earlier emulator left running, if they still do; same answers.
     Adopt(Box<Boot>),
     /// Send the signal, after the timeout kill everything; answer with `Exited`.
-    Halt { app: String, machine: String, run: u64, signal: String, timeout_ms: u64 },
+    Halt {
+        app: String,
+        machine: String,
+        run: u64,
+        signal: String,
+        timeout_ms: u64,
+    },
     /// Kill everything at once; answer with `Exited`.
-    Kill { app: String, machine: String, run: u64 },
+    Kill {
+        app: String,
+        machine: String,
+        run: u64,
+    },
     /// Send a signal to the main process.
-    Signal { machine: String, signal: String },
+    Signal {
+        machine: String,
+        signal: String,
+    },
     /// Stop and continue scheduling of everything in the machine.
-    Freeze { machine: String },
-    Thaw { machine: String },
+    Freeze {
+        machine: String,
+    },
+    Thaw {
+        machine: String,
+    },
     /// The machine is gone: its root directory may go.
-    Discard { machine: String },
-    MakeVolume { volume: String },
+    Discard {
+        machine: String,
+    },
+    MakeVolume {
+        volume: String,
+    },
     /// Fill a new volume; answer with `VolumeFilled`.
-    FillVolume { app: String, volume: String, from: Source },
-    DropVolume { volume: String },
+    FillVolume {
+        app: String,
+        volume: String,
+        from: Source,
+    },
+    DropVolume {
+        volume: String,
+    },
     /// Empty the volume: its data is lost.
-    WipeVolume { volume: String },
+    WipeVolume {
+        volume: String,
+    },
     /// The volume has a new id (migration).
-    RenameVolume { from: String, to: String },
+    RenameVolume {
+        from: String,
+        to: String,
+    },
     /// Copy the volume; answer with `SnapshotTaken`.
-    TakeSnapshot { app: String, volume: String, snapshot: String },
-    DropSnapshot { snapshot: String },
+    TakeSnapshot {
+        app: String,
+        volume: String,
+        snapshot: String,
+    },
+    DropSnapshot {
+        snapshot: String,
+    },
 }
 
 /// Where the content of a new volume comes from.
@@ -302,7 +340,9 @@ impl World {
         let app = self.app(app)?;
         match app.machines.get(id).filter(|machine| self.visible(now, machine)) {
             Some(machine) => Ok(machine),
-            None if id.len() == 14 && id.bytes().all(|b| b.is_ascii_alphanumeric()) => Err(Refusal::machine_not_found()),
+            None if id.len() == 14 && id.bytes().all(|b| b.is_ascii_alphanumeric()) => {
+                Err(Refusal::machine_not_found())
+            }
             None => Err(Refusal {
                 status: 404,
                 error: format!("not_found: machine not found: invalid machine ID, '{id}'"),

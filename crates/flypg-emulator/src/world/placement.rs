@@ -1,9 +1,9 @@
 //! Where machines and volumes go.
 
+use super::World;
 use super::hosts::{self, Room};
 use super::refusal::Refusal;
 use super::regions;
-use super::World;
 
 impl World {
     /// The regions an expression means, in order of preference.
@@ -31,7 +31,12 @@ impl World {
     ///
     /// # Errors
     /// 400 for an unknown region, 409 when no host will do.
-    pub(crate) fn place_volume(&self, expression: &str, need: Room, taken: &[&str]) -> Result<(String, String), Refusal> {
+    pub(crate) fn place_volume(
+        &self,
+        expression: &str,
+        need: Room,
+        taken: &[&str],
+    ) -> Result<(String, String), Refusal> {
         for region in self.regions_of(expression)? {
             let candidates = self.hosts.candidates(&self.knobs, region, need);
             if let Some(host) = candidates.iter().find(|host| !taken.contains(&host.id.as_str())) {

@@ -207,7 +207,11 @@ impl World {
             }
             Report::VolumeFilled { app, volume } => self.on_volume_filled(now, &app, &volume),
             Report::Measured { app, volume, bytes_used } => {
-                if self.apps.get(&app).and_then(|app| app.volumes.get(&volume)).is_some_and(|v| v.bytes_used != bytes_used)
+                if self
+                    .apps
+                    .get(&app)
+                    .and_then(|app| app.volumes.get(&volume))
+                    .is_some_and(|v| v.bytes_used != bytes_used)
                     && let Ok(volume) = self.edit_volume(&app, &volume)
                 {
                     volume.bytes_used = bytes_used;
@@ -273,7 +277,8 @@ impl World {
         let backoff = if unasked { self.restart_by_policy(now, app, id, exit) } else { None };
         let event = self.ids.ulid(now);
         let Ok(edit) = self.edit_machine(app, id) else { return };
-        let requested = matches!(edit.state, MachineState::Stopping | MachineState::Restarting | MachineState::Destroying);
+        let requested =
+            matches!(edit.state, MachineState::Stopping | MachineState::Restarting | MachineState::Destroying);
         let request = exit_request(exit, now, requested, backoff.is_some(), edit.run.restarts);
         edit.checks.clear();
         edit.push_event(event, now, "exit", "stopped", "flyd", Some(request));
@@ -310,7 +315,14 @@ impl World {
     ///
     /// # Errors
     /// 404, 408, 409 for a lease, 412 unless it is started.
-    pub fn may_exec(&self, now: Millis, app: &str, id: &str, nonce: Option<&str>, gated: bool) -> Result<Shared<super::machine::Machine>, Gate> {
+    pub fn may_exec(
+        &self,
+        now: Millis,
+        app: &str,
+        id: &str,
+        nonce: Option<&str>,
+        gated: bool,
+    ) -> Result<Shared<super::machine::Machine>, Gate> {
         let machine = self.machine(now, app, id)?;
         if gated {
             machine.gate(now, nonce, Gated::Refuse)?;

@@ -113,7 +113,8 @@ impl World {
                 snapshot.status = SnapshotStatus::Running;
                 snapshot.due = now.after(run_ms);
                 let (due, id) = (snapshot.due, id.to_owned());
-                let effect = Effect::TakeSnapshot { app: app.to_owned(), volume: volume.to_owned(), snapshot: id.clone() };
+                let effect =
+                    Effect::TakeSnapshot { app: app.to_owned(), volume: volume.to_owned(), snapshot: id.clone() };
                 self.effects.push(effect);
                 self.set_due(due, Due::Snapshot(app.to_owned(), volume.to_owned(), id));
             }

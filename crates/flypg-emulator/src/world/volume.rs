@@ -143,7 +143,8 @@ impl World {
         let retention = check_retention(create.snapshot_retention.unwrap_or(DEFAULT_RETENTION_DAYS))?;
         let source = self.source_of(&create.snapshot_id, &create.source_volume_id, &record.org, app)?;
         let least = source.as_ref().map_or(1, |source| source.size_gb);
-        let size_gb = create.size_gb.filter(|size| *size > 0).unwrap_or_else(|| least.max(DEFAULT_SIZE_GB));
+        let default = if source.is_some() { least } else { DEFAULT_SIZE_GB };
+        let size_gb = create.size_gb.filter(|size| *size > 0).unwrap_or(default);
         if size_gb > MAX_SIZE_GB {
             return Err(Refusal::invalid(&format!("size_gb must be inside range [1, {MAX_SIZE_GB}]")));
         }
@@ -163,7 +164,8 @@ impl World {
             .filter(|volume| !volume.state.leaving() && unique && (app_wide || volume.name == create.name))
             .map(|volume| volume.host.as_str())
             .collect();
-        let fork_host = source.as_ref().filter(|source| matches!(source.from, Source::Volume(_))).map(|s| s.host.clone());
+        let fork_host =
+            source.as_ref().filter(|source| matches!(source.from, Source::Volume(_))).map(|s| s.host.clone());
         taken.extend(fork_host.as_deref());
         let need = Room { volume_gb: size_gb, ..create.compute };
         let (region, host) = self.place_volume(&expression, need, &taken)?;
@@ -307,7 +309,13 @@ impl World {
     ///
     /// # Errors
     /// 400, 404, 409 for capacity, 412 for a volume that is leaving, 422 for a shrink.
-    pub fn extend_volume(&mut self, now: Millis, app: &str, id: &str, size_gb: u64) -> Result<(Shared<Volume>, bool), Refusal> {
+    pub fn extend_volume(
+        &mut self,
+        now: Millis,
+        app: &str,
+        id: &str,
+        size_gb: u64,
+    ) -> Result<(Shared<Volume>, bool), Refusal> {
         let volume = self.volume(app, id)?.clone();
         if volume.state.leaving() {
             return Err(Refusal::volume_going(id));
@@ -440,7 +448,9 @@ impl World {
             volume.state = VolumeState::Created;
         }
         let waiting = volume.claim.clone();
-        if let Some(machine) = waiting.filter(|id| self.peek(app, id).is_some_and(|m| m.state == MachineState::Starting)) {
+        if let Some(machine) =
+            waiting.filter(|id| self.peek(app, id).is_some_and(|m| m.state == MachineState::Starting))
+        {
             self.settle(now, app, &machine);
         }
     }

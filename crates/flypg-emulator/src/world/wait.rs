@@ -36,7 +36,8 @@ impl Wanted {
             state => state == machine.state.word(),
         });
         // A version that was replaced has run its course, whatever the machine does now.
-        let outdated = !version_ok && self.states.iter().any(|state| matches!(state.as_str(), "stopped" | "destroyed" | "settled"));
+        let outdated = !version_ok
+            && self.states.iter().any(|state| matches!(state.as_str(), "stopped" | "destroyed" | "settled"));
         if (state_ok && version_ok && event_ok) || (outdated && event_ok && rests) {
             Progress::Reached
         } else if rests && machine.state != MachineState::Started {

@@ -56,7 +56,13 @@ impl Api {
     }
 
     /// A request with anything in it.
-    pub(crate) async fn raw(&self, method: Method, path: &str, headers: &[(&str, &str)], body: Option<String>) -> reqwest::Result<Answer> {
+    pub(crate) async fn raw(
+        &self,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<String>,
+    ) -> reqwest::Result<Answer> {
         let mut request = self.client.request(method, format!("{}{path}", self.emulator.url()));
         for (name, value) in headers {
             request = request.header(*name, *value);
@@ -142,7 +148,11 @@ impl Api {
 
     /// Looks until `good` or the deadline.
     #[track_caller]
-    pub(crate) fn until<'a>(&'a self, path: &'a str, good: impl Fn(&Answer) -> bool + 'a) -> impl Future<Output = Value> + 'a {
+    pub(crate) fn until<'a>(
+        &'a self,
+        path: &'a str,
+        good: impl Fn(&Answer) -> bool + 'a,
+    ) -> impl Future<Output = Value> + 'a {
         async move {
             let deadline = Instant::now() + DEADLINE;
             loop {

@@ -176,14 +176,18 @@ async fn a_stop_is_patient_then_final() {
     assert_eq!(survivors(data.path()), Vec::<String>::new(), "the grandchild too");
 
     // One that listens ends with its own exit code, and the root is fresh at the next start.
-    let polite = "echo x >> mark; trap 'exit 4' TERM; while :; do sleep 0.02; done";
+    let polite = "trap 'exit 4' TERM; echo x >> mark; while :; do sleep 0.02; done";
     let id = api.started(json!({"config": script(polite)})).await;
-    api.call(Method::POST, &format!("/v1/apps/db/machines/{id}/stop"), None, Some(json!({"signal": "SIGTERM"}))).await.expect(200);
+    let mark = data.path().join("m").join(&id).join("mark");
+    until("the trap is set", || mark.exists()).await;
+    api.call(Method::POST, &format!("/v1/apps/db/machines/{id}/stop"), None, Some(json!({"signal": "SIGTERM"})))
+        .await
+        .expect(200);
     api.wait(&id, "stopped").await;
     assert_eq!(api.show(&id).await["events"][0]["request"]["exit_event"]["exit_code"], 4);
     api.post_empty(&format!("/v1/apps/db/machines/{id}/start")).await.expect(200);
     api.wait(&id, "started").await;
-    until("one line", || fs::read_to_string(data.path().join("m").join(&id).join("mark")).is_ok_and(|text| text == "x\n")).await;
+    until("one line", || fs::read_to_string(&mark).is_ok_and(|text| text == "x\n")).await;
     api.emulator.shutdown().await;
 }
 
@@ -212,7 +216,9 @@ async fn checks_follow_the_machine() {
         checks.iter().find(|c| c["name"] == name).map(|c| c["status"].as_str().unwrap().to_owned()).unwrap_or_default()
     };
     api.until(&path, |a| {
-        status(&a.body, "web") == "passing" && status(&a.body, "tcp") == "passing" && status(&a.body, "dead") == "critical"
+        status(&a.body, "web") == "passing"
+            && status(&a.body, "tcp") == "passing"
+            && status(&a.body, "dead") == "critical"
     })
     .await;
     api.sh(&id, "touch broken").await;

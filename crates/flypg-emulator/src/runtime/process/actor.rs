@@ -23,8 +23,16 @@ use super::{Inner, checks, exit_of};
 pub(super) enum Order {
     Boot(Box<Boot>),
     Adopt(Box<Boot>),
-    Halt { app: String, run: u64, signal: String, timeout_ms: u64 },
-    Kill { app: String, run: u64 },
+    Halt {
+        app: String,
+        run: u64,
+        signal: String,
+        timeout_ms: u64,
+    },
+    Kill {
+        app: String,
+        run: u64,
+    },
     Signal(String),
     /// SIGSTOP or SIGCONT.
     Freeze(bool),
@@ -169,12 +177,13 @@ impl Actor {
         let prepared = {
             let boot = boot.clone();
             let inner = Arc::clone(&inner);
-            blocking(move || launch::prepare(&inner, &boot)).await.unwrap_or_else(|| Err(std::io::Error::other("interrupted")))
+            blocking(move || launch::prepare(&inner, &boot))
+                .await
+                .unwrap_or_else(|| Err(std::io::Error::other("interrupted")))
         };
         match prepared.and_then(|()| launch::spawn(&inner, &boot)) {
             Ok(children) => {
-                let processes =
-                    children.iter().filter_map(|child| Known::find(child.id()?.cast_signed())).collect();
+                let processes = children.iter().filter_map(|child| Known::find(child.id()?.cast_signed())).collect();
                 self.begin(boot, Main::Children(children), processes);
             }
             Err(error) => {

@@ -123,7 +123,12 @@ pub(super) fn environment(inner: &Inner, boot: &Boot) -> BTreeMap<String, String
 }
 
 /// A command that runs inside the machine as far as there is an inside.
-pub(super) fn command(inner: &Inner, boot: &Boot, argv: &[String], env: &BTreeMap<String, String>) -> io::Result<Command> {
+pub(super) fn command(
+    inner: &Inner,
+    boot: &Boot,
+    argv: &[String],
+    env: &BTreeMap<String, String>,
+) -> io::Result<Command> {
     let (program, arguments) = argv.split_first().ok_or_else(|| io::Error::other("the command line is empty"))?;
     let root = inner.root(&boot.machine.id);
     // A program that was put into the machine goes before one of the computer.
@@ -157,7 +162,11 @@ fn command_lines(inner: &Inner, boot: &Boot) -> io::Result<Vec<(Vec<String>, BTr
     if own.processes.is_empty() {
         return Ok(vec![(line(&own.exec, &own.entrypoint, &own.cmd), BTreeMap::new())]);
     }
-    Ok(own.processes.iter().map(|process| (line(&process.exec, &process.entrypoint, &process.cmd), process.env.clone())).collect())
+    Ok(own
+        .processes
+        .iter()
+        .map(|process| (line(&process.exec, &process.entrypoint, &process.cmd), process.env.clone()))
+        .collect())
 }
 
 /// Starts the processes of a boot.

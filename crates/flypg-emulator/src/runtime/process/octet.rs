@@ -33,7 +33,8 @@ impl Claim {
 /// When the kept one is in use, or none is free.
 pub(crate) fn claim(kept: Option<&AddressPlan>, seed: u64) -> Result<Claim, (String, io::Error)> {
     if let Some(AddressPlan::Loopback { octet }) = kept {
-        return Claim::new(*octet).map_err(|error| (format!("127.{octet}.0.0/16 is in use by another emulator"), error));
+        return Claim::new(*octet)
+            .map_err(|error| (format!("127.{octet}.0.0/16 is in use by another emulator"), error));
     }
     let span = u64::from(LAST - FIRST + 1);
     let mut last = io::Error::from(io::ErrorKind::AddrInUse);

@@ -111,9 +111,7 @@ pub(super) async fn snapshot(inner: Arc<Inner>, app: String, volume: String, sna
     // Never closed.
     let _permit = inner.copies.acquire().await;
     let (worker, id, to) = (Arc::clone(&inner), volume.clone(), inner.snapshot_dir(&snapshot));
-    let copied = tokio::task::spawn_blocking(move || {
-        copy_at_one_moment(&worker, &id, &to).map(|()| bytes_used(&to))
-    });
+    let copied = tokio::task::spawn_blocking(move || copy_at_one_moment(&worker, &id, &to).map(|()| bytes_used(&to)));
     match copied.await {
         Ok(Ok(size)) => inner.report(Report::SnapshotTaken { app, volume, snapshot, size }),
         // It stays `running`, as a stuck one does.
