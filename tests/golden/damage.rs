@@ -143,11 +143,14 @@ fn a_lost_record_is_taken_from_the_nodes() {
 
               now
                 ~ record: ord-1 leads, in epoch 1001  (the record was lost, and all nodes agree)
+                ~ ams-1 follows ord-1  (as on record)
+                ~ ord-1 leads  (as on record)
+                ~ ord-2 follows ord-1  (as on record)
+                ~ ord-3 follows ord-1  (as on record)
                 ~ machine ams-1: flypg_epoch=1001  (as on record)
                 ~ machine ord-1: flypg_epoch=1001  (as on record)
                 ~ machine ord-2: flypg_epoch=1001  (as on record)
                 ~ machine ord-3: flypg_epoch=1001  (as on record)
-                ~ ams-1, ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
 
             0 to create, 9 to change, 0 to destroy
             note: this version replicates asynchronously and promotes no node by itself, whatever the file says
@@ -165,9 +168,12 @@ fn a_lost_record_is_not_guessed_while_a_node_is_silent() {
     });
     let now = scenario.turns().remove(0);
     assert!(now.steps.is_empty(), "{now:#?}");
-    check_holds(&now, expect![[r#"
+    check_holds(
+        &now,
+        expect![[r#"
         ord-1: until ord-1 answers (connection timed out)
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -180,9 +186,12 @@ fn volumes_without_a_record_are_not_written_over() {
     });
     let now = scenario.turns().remove(0);
     assert!(!now.steps.iter().any(|s| matches!(s.action, flypg_core::plan::Action::Decide { .. })), "{now:#?}");
-    check_holds(&now, expect![[r#"
+    check_holds(
+        &now,
+        expect![[r#"
         making the cluster's data: until it is known what the volumes of ord-3 hold: there is no record of this cluster, and data may be there
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]

@@ -77,9 +77,12 @@ fn a_restart_waits_for_a_replica_that_is_behind() {
             world.report("ord-3").phase = flypg_core::protocol::Phase::Cloning { done: 1 << 30, total: Some(4 << 30) };
         });
     let now = scenario.turns().remove(0);
-    check_holds(&now, expect![[r#"
+    check_holds(
+        &now,
+        expect![[r#"
         restarting Postgres on ord-1: until ord-3 streams from the primary
-    "#]]);
+    "#]],
+    );
     let restarts = now.steps.iter().filter(|s| matches!(s.action, flypg_core::plan::Action::RestartPostgres { .. }));
     assert_eq!(restarts.count(), 0, "{now:#?}");
 }

@@ -91,11 +91,14 @@ fn nothing_is_removed_while_the_primary_is_silent() {
     let scenario = Scenario::running("ha").edit(|spec| spec.primary.nodes = 1).happens(|world| world.silence("ord-1"));
     let now = scenario.turns().remove(0);
     assert!(now.steps.iter().all(|step| !step.action.destroys()), "{now:#?}");
-    check_holds(&now, expect![[r#"
+    check_holds(
+        &now,
+        expect![[r#"
         ord-1: until ord-1 answers (connection timed out)
         removing ord-3: until the primary ord-1 answers
         removing ord-2: until removing ord-3 is done
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]

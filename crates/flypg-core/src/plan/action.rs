@@ -279,8 +279,10 @@ pub enum Why {
     RecordLost,
     /// Its Machine should run and does not.
     NotRunning,
-    /// The node was told something else, or nothing yet.
-    ToldOtherwise,
+    /// The node has not been told anything yet.
+    NotTold,
+    /// Nodes came or went, or their addresses or roles changed.
+    OthersChanged,
     /// The role or epoch in the metadata is not the one on record.
     RoleChanged,
     /// The file says so.

@@ -163,11 +163,23 @@ pub(super) fn assign(draft: &mut Draft, world: &World<'_>) {
         if report.assignment.as_deref() == Some(assignment.digest().as_str()) {
             progress(draft, decree, name, node, report);
         } else {
-            let why = if report.assignment.is_none() { Why::Missing } else { Why::ToldOtherwise };
+            let parameters = report.postgres.as_ref().map(|pg| &pg.parameters);
+            let why = match () {
+                () if report.assignment.is_none() => Why::NotTold,
+                () if report.promised != decree.epoch || moves(report, &assignment.task) => Why::RoleChanged,
+                () if parameters.is_some_and(|p| *p != assignment.parameters) => Why::FileChanged,
+                () => Why::OthersChanged,
+            };
             let machine = report.machine.clone();
             draft.step(Action::Assign { machine, address, assignment: Box::new(assignment) }, why);
         }
     }
+}
+
+/// True if the task is another role than the node has now.
+fn moves(report: &NodeReport, task: &Task) -> bool {
+    let leads = report.postgres.as_ref().map(|pg| matches!(pg.role, PgRole::Primary { .. }));
+    leads.is_some_and(|leads| leads == matches!(task, Task::Follow { .. }))
 }
 
 fn answers(draft: &mut Draft, name: &NodeName, error: Option<String>) {

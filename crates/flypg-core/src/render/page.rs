@@ -6,9 +6,9 @@ use serde_json::{Value, json};
 
 use crate::Timestamp;
 use crate::names::NodeName;
-use crate::observed::Observed;
-use crate::plan::{self, Action, Hold, Plan, Risk, Step};
-use crate::protocol::{Assignment, NodeReport, PgRole, Task};
+use crate::observed::{Observed, Seen};
+use crate::plan::{self, Action, Hold, Plan, Risk, Step, Why};
+use crate::protocol::{Assignment, NodeReport, Task};
 use crate::render::{Paint, words};
 use crate::spec::ClusterSpec;
 
@@ -47,7 +47,7 @@ impl Preview<'_> {
             let mut routed = Vec::new();
             for step in &turn.steps {
                 match &step.action {
-                    Action::Assign { machine, assignment, .. } => match told(&world, machine, assignment) {
+                    Action::Assign { machine, assignment, .. } => match told(&world, machine, assignment, &step.why) {
                         Some((what, why)) => lines.push(Line { mark: '~', what, why: why.to_owned(), risk: None }),
                         None => routed.push(assignment.node.to_string()),
                     },
@@ -111,20 +111,21 @@ fn line(step: &Step, mark: char, what: String) -> Line {
     Line { mark, what, why: words::why(&step.why), risk }
 }
 
-/// What is new for the node in this assignment beyond where the others are, and why; `None` if nothing is.
-fn told(world: &Observed, machine: &str, assignment: &Assignment) -> Option<(String, &'static str)> {
-    let report = world.reports.get(machine).and_then(|seen| seen.known());
+/// What is new for the node in this assignment, and why; `None` if it is only where the others are.
+fn told(world: &Observed, machine: &str, assignment: &Assignment, why: &Why) -> Option<(String, &'static str)> {
     let node = &assignment.node;
-    let role = report.and_then(|r| r.postgres.as_ref()).map(|pg| &pg.role);
-    match &assignment.task {
-        Task::Bootstrap { .. } => Some((format!("{node} makes the cluster's data"), "initdb")),
-        Task::Lead { .. } if !matches!(role, Some(PgRole::Primary { .. })) => {
-            Some((format!("{node} leads"), "as on record"))
+    match (&assignment.task, why) {
+        (_, Why::OthersChanged) => None,
+        (_, Why::FileChanged) => {
+            let report = world.reports.get(machine).and_then(Seen::known)?;
+            Some((parameters(report, node, assignment)?, "the file says so"))
         }
-        Task::Follow { primary, .. } if report.is_none_or(|r| r.assignment.is_none()) => {
+        (Task::Bootstrap { .. }, _) => Some((format!("{node} makes the cluster's data"), "initdb")),
+        (Task::Lead { .. }, _) => Some((format!("{node} leads"), "as on record")),
+        (Task::Follow { primary, .. }, Why::NotTold) => {
             Some((format!("{node} follows {primary}"), "after a clone, where its volume is blank"))
         }
-        Task::Lead { .. } | Task::Follow { .. } => Some((parameters(report?, node, assignment)?, "the file says so")),
+        (Task::Follow { primary, .. }, _) => Some((format!("{node} follows {primary}"), "as on record")),
     }
 }
 

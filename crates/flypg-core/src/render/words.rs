@@ -10,7 +10,13 @@ use crate::spec::{Deletion, ReconcileMode, SnapshotPolicy};
 
 /// One step as one line: its mark, what is done, and why.
 pub fn step(step: &Step) -> String {
-    let (mark, what) = action(&step.action);
+    let (mark, what) = match (&step.action, &step.why) {
+        (Action::Assign { assignment, .. }, Why::OthersChanged) => {
+            ('~', format!("{} learns where the others are", assignment.node))
+        }
+        (Action::Assign { assignment, .. }, Why::FileChanged) => ('~', format!("{} takes parameters", assignment.node)),
+        (other, _) => action(other),
+    };
     format!("{mark} {what}: {}", why(&step.why))
 }
 
@@ -102,7 +108,8 @@ pub fn why(why: &Why) -> String {
         Why::Bootstrapped => "the data are made".to_owned(),
         Why::RecordLost => "the record was lost, and all nodes agree".to_owned(),
         Why::NotRunning => "it does not run".to_owned(),
-        Why::ToldOtherwise => "the file or the cluster changed".to_owned(),
+        Why::NotTold => "it has not been told anything yet".to_owned(),
+        Why::OthersChanged => "so that it routes and keeps WAL".to_owned(),
         Why::RoleChanged => "as on record".to_owned(),
         Why::FileChanged => "the file says so".to_owned(),
         Why::PendingRestart => "it takes effect only at a start".to_owned(),
