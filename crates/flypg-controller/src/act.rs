@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use flypg_core::Timestamp;
 use flypg_core::decree::Decree;
+use flypg_core::digest;
 use flypg_core::keys::Key;
 use flypg_core::names::ClusterName;
 use flypg_core::plan::{Action, Subject};
@@ -20,7 +21,6 @@ use crate::translate;
 
 /// Seconds. Long enough for one call with its repeats, short enough that a lease we died with is soon over.
 const LEASE_TTL: u64 = 20;
-const LEASE_PURPOSE: &str = "flypg";
 
 /// The door through which the world is changed.
 pub trait Actuator: Send + Sync {
@@ -264,12 +264,12 @@ impl LiveActuator {
             Action::StopMachine { app, machine, .. } => {
                 // How it is stopped stands in its configuration.
                 let stop = lifecycle::stop(app.as_str(), machine, &fly::StopMachine::default());
-                self.under_lease(app.as_str(), machine, stop).await?;
+                self.under_lease(app, machine, stop).await?;
                 nothing
             }
             Action::DestroyMachine { app, machine, .. } => {
                 let destroy = machines::destroy(app.as_str(), machine, false);
-                match self.under_lease(app.as_str(), machine, destroy).await {
+                match self.under_lease(app, machine, destroy).await {
                     Ok(Removal::Accepted(_) | Removal::Gone) => {}
                     Err(ActError::Refused(Trouble::Fly(error))) if error.is_not_found() => {}
                     Err(error) => return Err(error),
@@ -330,22 +330,31 @@ impl LiveActuator {
 
     /// Sends under a lease of our own, which keeps flyctl and other controllers out while we act. Without one, a stop
     /// or destroy of a Machine that somebody leased would hang until their lease ends.
-    async fn under_lease<T>(&self, app: &str, machine: &str, request: Request<T>) -> Result<T, ActError> {
-        let lease = match self.fly.send(leases::acquire(app, machine, LEASE_TTL, Some(LEASE_PURPOSE))).await {
-            Ok(lease) => lease,
-            Err(Error::Refused { reason: Reason::LeaseHeld { owner, expires_at }, .. }) => {
-                let machine = machine.to_owned();
-                return Err(ActError::Refused(Trouble::Leased { machine, owner, expires_at }));
-            }
-            // The lease may be ours without our knowing its nonce; what it was for has not been asked yet.
-            Err(error @ Error::MaybeDone { .. }) => return Err(ActError::NotDone(Trouble::Fly(Box::new(error)))),
-            Err(error) => return Err(error.into()),
-        };
-        let result = self.fly.send(request.lease(Some(&lease.nonce))).await;
-        if let Err(error) = self.fly.send(leases::release(app, machine, &lease.nonce)).await {
+    async fn under_lease<T>(&self, app: &ClusterName, machine: &str, request: Request<T>) -> Result<T, ActError> {
+        let nonce = self.lease(app, machine).await?;
+        let result = self.fly.send(request.lease(Some(&nonce))).await;
+        if let Err(error) = self.fly.send(leases::release(app.as_str(), machine, &nonce)).await {
             tracing::debug!(machine, %error, "the lease was not released and will end by itself");
         }
         Ok(result?)
+    }
+
+    /// The nonce of a lease that is ours: a new one, or one that we held when we died. The description tells: nobody
+    /// without the master key can write it, and no two processes with one memory act at the same time.
+    async fn lease(&self, app: &ClusterName, machine: &str) -> Result<String, ActError> {
+        let ours = format!("flypg {}", digest::short(self.key(app)?.expose().as_bytes()));
+        match self.fly.send(leases::acquire(app.as_str(), machine, LEASE_TTL, Some(&ours))).await {
+            Ok(lease) => Ok(lease.nonce),
+            Err(Error::Refused { reason: Reason::LeaseHeld { owner, expires_at }, .. }) => {
+                match self.fly.send(leases::get(app.as_str(), machine)).await {
+                    Ok(lease) if lease.description.as_deref() == Some(&ours) => Ok(lease.nonce),
+                    _ => Err(ActError::Refused(Trouble::Leased { machine: machine.to_owned(), owner, expires_at })),
+                }
+            }
+            // The lease may be ours by now; what it was for has not been asked yet.
+            Err(error @ Error::MaybeDone { .. }) => Err(ActError::NotDone(Trouble::Fly(Box::new(error)))),
+            Err(error) => Err(error.into()),
+        }
     }
 }
 

@@ -95,6 +95,7 @@ impl<O: Observer, A: Actuator, W: Witness> Keeper<O, A, W> {
 
     /// One turn.
     pub async fn turn(&mut self) -> Turn {
+        // Taken before anything is asked for: a turn that touches the platform, or does not end, leaves it unknown.
         let seen = self.seen.take().filter(|(at, _)| self.next.look == Look::Reports && at.elapsed() < FRESH);
         let begun = Instant::now();
         let (seen_at, turn) = match seen {

@@ -285,7 +285,7 @@ fn cast_doubt(observed: &mut Observed, doubts: &[Doubt], now: Timestamp, settle:
 }
 
 /// What was seen is not known any more.
-pub(crate) fn blur(observed: &mut Observed, subject: Subject, why: &Unknown) {
+fn blur(observed: &mut Observed, subject: Subject, why: &Unknown) {
     let why = why.clone();
     match subject {
         Subject::Record => observed.record = Seen::Unknown { why },

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use flypg_core::Timestamp;
 use flypg_core::names::ClusterName;
-use flypg_core::observed::{Observed, Unknown};
+use flypg_core::observed::Observed;
 use flypg_core::plan::{self, Plan, Step};
 use flypg_core::spec::ClusterSpec;
 use futures::StreamExt;
 use tokio::time::Instant;
 
 use crate::act::{ActError, Actuator, touches};
-use crate::observe::{Observer, blur};
+use crate::observe::Observer;
 
 /// Steps of one stage that are under way at the same time.
 const SIDE_BY_SIDE: usize = 16;
@@ -87,7 +87,7 @@ impl<W: Witness + ?Sized> Witness for std::sync::Arc<W> {
 #[derive(Debug)]
 pub struct Turn {
     pub at: Timestamp,
-    /// As the plan was made; what was touched since is unknown.
+    /// What the plan was made on. Where the platform was touched since, nobody plans on it again.
     pub observed: Observed,
     pub plan: Plan,
     /// In the order of the plan. Fewer than its steps if one failed: the stages behind it were not begun.
@@ -150,9 +150,6 @@ async fn act(actuator: &impl Actuator, at: Timestamp, observed: Observed, plan: 
     witness.planned(&turn);
     let cluster = &turn.plan.cluster;
     for stage in turn.plan.steps.chunk_by(|a, b| a.action.stage() == b.action.stage()) {
-        for subject in stage.iter().flat_map(|step| touches(&step.action)) {
-            blur(&mut turn.observed, *subject, &Unknown::Changing);
-        }
         let carry_out = |step: &Step| {
             let step = step.clone();
             async move {
