@@ -153,19 +153,19 @@ impl Node {
     pub(crate) async fn stop(&mut self) {
         let shared = self.shared.clone();
         shared.publish(|report| report.phase = Phase::Stopping);
-        let at_once = || shared.at_once.load(Ordering::Relaxed);
-        if !at_once()
-            && let Some(session) = &self.session
-        {
+        if let Some(session) = &self.session {
             // Clients go on meanwhile, so that the pause they see is short.
-            if let Err(error) = session.checkpoint(CHECKPOINT).await {
-                tracing::warn!(error = crate::words(&error), "no checkpoint before the stop");
+            tokio::select! {
+                done = session.checkpoint(CHECKPOINT) => if let Err(error) = done {
+                    tracing::warn!(error = crate::words(&error), "no checkpoint before the stop");
+                },
+                () = shared.at_once.cancelled() => {}
             }
         }
         shared.here.send_replace(crate::routes::Here::default());
         let mut asked = None;
         while let Some(postmaster) = &mut self.postmaster {
-            let ask = if at_once() { Signal::SIGQUIT } else { Signal::SIGINT };
+            let ask = if shared.at_once.is_cancelled() { Signal::SIGQUIT } else { Signal::SIGINT };
             if asked != Some(ask) {
                 postmaster.signal(ask);
                 asked = Some(ask);

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
+use axum::body::Bytes;
+use axum::extract::rejection::{BytesRejection, QueryRejection};
 use axum::extract::{DefaultBodyLimit, Query, Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
@@ -74,52 +75,69 @@ async fn authenticate(State(shared): State<Arc<Shared>>, request: Request, next:
     match given {
         Some(given) if bool::from(given.ct_eq(known.as_bytes())) => {
             // A report waits for itself; a body that dribbles in is what this is against.
-            match tokio::time::timeout(LONGEST_WAIT + PATIENCE, next.run(request)).await {
-                Ok(response) => response,
-                Err(_) => problem(StatusCode::REQUEST_TIMEOUT, "the request took too long"),
-            }
+            let answer = tokio::time::timeout(LONGEST_WAIT + PATIENCE, next.run(request)).await;
+            answer.unwrap_or_else(|_| problem(StatusCode::REQUEST_TIMEOUT, "the request took too long").into_response())
         }
-        Some(_) => problem(StatusCode::UNAUTHORIZED, "this is not the cluster's key"),
-        None => problem(StatusCode::UNAUTHORIZED, "the cluster's key is needed: Authorization: Bearer …"),
+        Some(_) => problem(StatusCode::UNAUTHORIZED, "this is not the cluster's key").into_response(),
+        None => {
+            problem(StatusCode::UNAUTHORIZED, "the cluster's key is needed: Authorization: Bearer …").into_response()
+        }
     }
 }
 
-async fn report(State(shared): State<Arc<Shared>>, Query(query): Query<ReportQuery>) -> Json<NodeReport> {
+async fn report(
+    State(shared): State<Arc<Shared>>,
+    query: Result<Query<ReportQuery>, QueryRejection>,
+) -> Result<Json<NodeReport>, Problem> {
+    let Query(query) = query.map_err(|error| problem(error.status(), error.body_text()))?;
     let wait = query.wait.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or_default();
-    Json(shared.report_after(query.after, wait.min(LONGEST_WAIT)).await)
+    Ok(Json(shared.report_after(query.after, wait.min(LONGEST_WAIT)).await))
 }
 
 /// The answer is given when the assignment is on disk. Doing it takes longer; the report tells.
-async fn assign(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
-    let assignment: Assignment = match serde_json::from_slice(&body) {
-        Ok(assignment) => assignment,
-        Err(error) => return problem(StatusCode::BAD_REQUEST, &format!("this is not an assignment: {error}")),
-    };
+async fn assign(
+    State(shared): State<Arc<Shared>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<NodeReport>, Problem> {
+    let assignment: Assignment = read(body, "an assignment")?;
     let accepting = shared.clone();
     let accepted = tokio::task::spawn_blocking(move || accepting.accept(&assignment)).await;
-    match accepted {
-        Ok(Ok(())) => Json(shared.report.borrow().clone()).into_response(),
-        Ok(Err(error @ AcceptError::Refused(_))) => problem(StatusCode::CONFLICT, &error.to_string()),
-        Ok(Err(error @ AcceptError::Store(_))) => problem(StatusCode::CONFLICT, &crate::words(&error)),
-        Err(_) => problem(StatusCode::INTERNAL_SERVER_ERROR, "the agent failed while it accepted the assignment"),
-    }
+    let accepted = accepted.map_err(|_| {
+        problem(
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "the agent failed while it accepted the assignment; ask for its report",
+        )
+    })?;
+    accepted.map_err(|error| {
+        let status = match &error {
+            AcceptError::Refused(_) | AcceptError::Quarantined(_) => StatusCode::CONFLICT,
+            AcceptError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        };
+        problem(status, crate::words(&error))
+    })?;
+    Ok(Json(shared.report.borrow().clone()))
 }
 
-async fn restart(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
-    let order = match body.is_empty() {
-        true => Ok(RestartOrder::default()),
-        false => serde_json::from_slice(&body),
-    };
-    let force = match order {
-        Ok(order) => order.force,
-        Err(error) => return problem(StatusCode::BAD_REQUEST, &format!("this is not an order to restart: {error}")),
+async fn restart(
+    State(shared): State<Arc<Shared>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<RestartAnswer>, Problem> {
+    let order = match &body {
+        Ok(body) if body.is_empty() => RestartOrder::default(),
+        _ => read(body, "an order to restart")?,
     };
     let pending = shared.report.borrow().postgres.as_ref().is_some_and(|postgres| !postgres.pending_restart.is_empty());
-    let restarting = force || pending;
+    let restarting = order.force || pending;
     if restarting {
         shared.order_restart();
     }
-    Json(RestartAnswer { restarting }).into_response()
+    Ok(Json(RestartAnswer { restarting }))
+}
+
+fn read<T: for<'de> Deserialize<'de>>(body: Result<Bytes, BytesRejection>, what: &str) -> Result<T, Problem> {
+    let body = body.map_err(|error| problem(error.status(), error.body_text()))?;
+    serde_json::from_slice(&body)
+        .map_err(|error| problem(StatusCode::BAD_REQUEST, format!("this is not {what}: {error}")))
 }
 
 /// The agent lives. Says nothing that a stranger should not know.
@@ -156,7 +174,19 @@ fn health_of(shared: &Shared) -> serde_json::Value {
     json!({ "phase": phase, "role": role })
 }
 
-fn problem(status: StatusCode, error: &str) -> Response {
-    let body = Body::from(json!({ "error": error }).to_string());
-    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+/// What an answer that is no success says: `{"error": …}`.
+#[derive(Debug)]
+struct Problem {
+    status: StatusCode,
+    error: String,
+}
+
+fn problem(status: StatusCode, error: impl Into<String>) -> Problem {
+    Problem { status, error: error.into() }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        (self.status, Json(json!({ "error": self.error }))).into_response()
+    }
 }

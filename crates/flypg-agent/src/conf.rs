@@ -3,7 +3,6 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::process::Stdio;
 
 use flypg_core::ledger::{Ledger, LedgerRole};
 use flypg_core::node::SettingsSeen;
@@ -14,6 +13,7 @@ use crate::account::command;
 use crate::config::Config;
 use crate::data_dir::control_data;
 use crate::files;
+use crate::processes::output;
 
 /// Everything comes through the one socket, so there is nothing else to allow; who may come at all, and as whom, the
 /// gate decides first.
@@ -136,7 +136,7 @@ impl Conf {
         let mut postgres = command(&config.program("postgres"), config.account);
         postgres.arg("-C").arg("port").arg("-D").arg(&config.paths.pgdata);
         postgres.arg("-c").arg(format!("config_file={}", candidate.display()));
-        let output = postgres.stdin(Stdio::null()).kill_on_drop(true).output().await?;
+        let output = output(&mut postgres).await?;
         if output.status.success() {
             return Ok(Verdict::Good);
         }
@@ -159,9 +159,8 @@ impl Conf {
     /// Postgres did not come up with what is written. Leaves out what has not been proven, and says whether that
     /// changes anything.
     pub fn fall_back(&mut self, proven: &BTreeMap<String, String>, words: &str) -> bool {
-        let Some((inputs, _)) = &self.wanted else { return false };
-        let fresh: Vec<_> = inputs
-            .parameters
+        let Some(judged) = &self.judged else { return false };
+        let fresh: Vec<_> = judged
             .iter()
             .filter(|(name, value)| proven.get(*name) != Some(*value) && !self.rejected.contains_key(*name))
             .map(|(name, _)| name.clone())

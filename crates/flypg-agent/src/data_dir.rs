@@ -4,7 +4,6 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::path::Path;
-use std::process::Stdio;
 
 use flypg_core::decree::SystemId;
 use flypg_core::node::{DataDir, Origin};
@@ -12,6 +11,7 @@ use flypg_core::node::{DataDir, Origin};
 use crate::account::{self, command, private_directory};
 use crate::config::Config;
 use crate::files;
+use crate::processes::output;
 
 const MARK: &str = "origin.json";
 /// The same, inside a whole data directory.
@@ -119,9 +119,7 @@ fn mark(origin: &Origin) -> Vec<u8> {
 /// Runs `pg_controldata` on the data directory.
 pub async fn control_data(config: &Config) -> Result<ControlData, ControlError> {
     let mut pg_controldata = command(&config.program("pg_controldata"), config.account);
-    let output =
-        pg_controldata.arg("-D").arg(&config.paths.pgdata).stdin(Stdio::null()).kill_on_drop(true).output().await;
-    let output = output.map_err(ControlError::Run)?;
+    let output = output(pg_controldata.arg("-D").arg(&config.paths.pgdata)).await.map_err(ControlError::Run)?;
     if !output.status.success() {
         return Err(ControlError::Failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
     }

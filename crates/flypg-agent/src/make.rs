@@ -15,7 +15,7 @@ use crate::config::Config;
 use crate::data_dir;
 use crate::files;
 use crate::postmaster::errors_in;
-use crate::processes::Awaited;
+use crate::processes::{Awaited, output};
 
 /// Nothing was made that counts; what lies about is removed before the next attempt.
 #[derive(Debug, thiserror::Error)]
@@ -50,7 +50,7 @@ pub async fn initdb(config: &Config, nonce: &str) -> Result<(), MakeError> {
     if config.major >= 17 {
         initdb.args(["--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"]);
     }
-    let output = initdb.stdin(Stdio::null()).kill_on_drop(true).output().await;
+    let output = output(&mut initdb).await;
     drop(std::fs::remove_file(&pwfile));
     let output = output.map_err(io("starting initdb"))?;
     if !output.status.success() {

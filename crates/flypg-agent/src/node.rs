@@ -277,8 +277,8 @@ impl Node {
     fn publish(&self, step: &NodeStep, local: &Local, ledger: &Ledger) {
         let phase = self.phase(step, local, ledger);
         let standby = matches!(ledger.role, LedgerRole::Replica { .. });
-        let sees = self.session.is_some() && self.sight.is_some();
-        let open = sees && local.postmaster == Seen::Up && (standby || self.roles_ensured);
+        // A Postgres that is too busy to answer the agent may still answer others: it shuts the door itself.
+        let open = local.postmaster == Seen::Up && (standby || self.roles_ensured);
         let streams = standby && self.sight.as_ref().is_some_and(|sight| sight.streams);
         let here = Here { open, streams };
         self.shared.here.send_if_modified(|now| std::mem::replace(now, here) != here);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
+use std::process::{Output, Stdio};
 use std::sync::Mutex;
 use std::time::Duration;
 
@@ -9,6 +10,7 @@ use nix::errno::Errno;
 use nix::sys::signal::{Signal, kill};
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid, waitpid};
 use nix::unistd::Pid;
+use tokio::io::AsyncReadExt;
 use tokio::process::{Child, Command};
 use tokio::time::{Instant, sleep};
 
@@ -65,6 +67,20 @@ impl Drop for Awaited {
         // tokio goes on waiting for a dropped child by itself; forgetting it here only lets us do the same.
         AWAITED.lock().expect("no holder of this lock panics").remove(&self.pid);
     }
+}
+
+/// Runs a program to its end and keeps what it says. Dropping the future kills it and its children.
+pub async fn output(command: &mut Command) -> std::io::Result<Output> {
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut running = Awaited::disposable(command)?;
+    let mut out = running.child.stdout.take().expect("stdout was asked for as a pipe");
+    let mut err = running.child.stderr.take().expect("stderr was asked for as a pipe");
+    let (mut stdout, mut stderr) = (Vec::new(), Vec::new());
+    // Both at once: a program that fills one pipe while the other is read would wait for ever.
+    let (read_out, read_err) = tokio::join!(out.read_to_end(&mut stdout), err.read_to_end(&mut stderr));
+    read_out.and(read_err)?;
+    let status = running.child.wait().await?;
+    Ok(Output { status, stdout, stderr })
 }
 
 /// Reaps children that nobody waits for.

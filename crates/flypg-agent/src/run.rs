@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use flypg_core::decree::Epoch;
 use flypg_core::keys::Role;
@@ -112,7 +111,7 @@ fn end_on_signals(shared: &Arc<Shared>) -> std::io::Result<()> {
             while signals.recv().await.is_some() {
                 tracing::info!(signal = kind.as_raw_value(), "the node is to end");
                 if kind == SignalKind::quit() {
-                    shared.at_once.store(true, Ordering::Relaxed);
+                    shared.at_once.cancel();
                 }
                 shared.ending.cancel();
             }

@@ -31,8 +31,8 @@ pub struct Shared {
     pub wake: Notify,
     /// Cancelled when the agent is asked to end.
     pub ending: CancellationToken,
-    /// Postgres is to end without a checkpoint.
-    pub at_once: AtomicBool,
+    /// Cancelled when Postgres is to end without a checkpoint.
+    pub at_once: CancellationToken,
     /// Cancelled when Postgres has ended for good.
     pub ended: CancellationToken,
     pub doors: [Arc<DoorCount>; Door::ALL.len()],
@@ -42,6 +42,9 @@ pub struct Shared {
 
 impl Shared {
     pub fn new(config: Config, store: Result<Store, StoreError>, report: NodeReport, data: DataDir) -> Self {
+        // Versions go up across restarts too, so that whoever waits for news of this agent's predecessor gets it.
+        let incarnation = store.as_ref().map_or(0, |store| store.current().incarnation);
+        let report = NodeReport { incarnation, version: (incarnation << 32) + 1, ..report };
         Self {
             config,
             store,
@@ -52,7 +55,7 @@ impl Shared {
             restart_ordered: AtomicBool::new(false),
             wake: Notify::new(),
             ending: CancellationToken::new(),
-            at_once: AtomicBool::new(false),
+            at_once: CancellationToken::new(),
             ended: CancellationToken::new(),
             doors: Default::default(),
             starts: AtomicU64::new(0),
@@ -73,15 +76,7 @@ impl Shared {
 
     /// Accepts an assignment durably and lets everybody know. Blocks for the disk.
     pub fn accept(&self, assignment: &Assignment) -> Result<(), AcceptError> {
-        let store = self.store.as_ref().map_err(|error| {
-            let doing = "read, so nothing can be promised";
-            let source = std::io::Error::other(crate::words(error));
-            AcceptError::Store(StoreError::Io {
-                directory: self.config.paths.ledger.display().to_string(),
-                doing,
-                source,
-            })
-        })?;
+        let store = self.store.as_ref().map_err(|error| AcceptError::Quarantined(crate::words(error)))?;
         let data = self.data.lock().expect("no holder of this lock panics").clone();
         store.accept(assignment, &data)?;
         self.follow_ledger();

@@ -43,6 +43,8 @@ pub enum StoreError {
 pub enum AcceptError {
     #[error(transparent)]
     Refused(Refusal),
+    #[error("this node cannot promise anything, because its own ledger is of no use: {0}")]
+    Quarantined(String),
     #[error("the assignment could not be made durable, so it is not obeyed")]
     Store(#[source] StoreError),
 }

@@ -23,12 +23,21 @@ fn callers_need_the_key_and_strangers_learn_little() {
             assert!(answer.body.contains("error"), "{}", answer.body);
         }
     }
+    node.until("it has looked", |report| report.phase == Phase::Blank);
     let health = node.http("GET", "/v1/health", "", None).unwrap();
     assert_eq!((health.status, health.body.as_str()), (200, r#"{"phase":"blank","role":null}"#));
     assert_eq!(node.http("GET", "/v1/health/ready", "", None).unwrap().status, 503);
     assert_eq!(node.call("GET", "/x", "").status, 404);
     assert_eq!(node.call("PUT", "/v1/assignment", "{}").status, 400);
-    assert_eq!(node.call("PUT", "/v1/assignment", &" ".repeat(2 << 20)).status, 413);
+    for (method, path, body, status) in [
+        ("PUT", "/v1/assignment", " ".repeat(2 << 20), 413),
+        ("GET", "/v1/report?after=soon", String::new(), 400),
+        ("POST", "/v1/restart", r#"{"now":true}"#.to_owned(), 400),
+    ] {
+        let answer = node.call(method, path, &body);
+        assert_eq!(answer.status, status, "{}", answer.body);
+        assert!(answer.body.starts_with(r#"{"error":"#), "{}", answer.body);
+    }
 }
 
 #[test]
@@ -47,7 +56,7 @@ fn what_is_meant_for_others_or_came_late_is_refused() {
     other = good.clone();
     other.node = "ord-2".parse().unwrap();
     refused(node.put(&other), "ord-2");
-    assert_eq!(node.report().phase, Phase::Blank);
+    node.until("it is blank still", |report| report.phase == Phase::Blank);
 
     let mut good = good;
     good.epoch = Epoch(5);

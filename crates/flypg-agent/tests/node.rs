@@ -12,7 +12,7 @@ use nix::unistd::Pid;
 #[tokio::test(flavor = "multi_thread")]
 async fn a_blank_node_bootstraps_and_serves() {
     let node = Node::started("ord-1");
-    assert_eq!(node.report().phase, Phase::Blank);
+    node.until("it has looked", |report| report.phase == Phase::Blank);
     node.bootstrap(&[]);
     assert_eq!(node.value(ports::READ_WRITE, "SELECT current_user").await, "postgres");
     assert_eq!(node.value(ports::NODE, "SHOW listen_addresses").await, "");

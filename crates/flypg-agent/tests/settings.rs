@@ -140,3 +140,15 @@ async fn the_roles_passwords_are_those_of_the_key() {
     let environment = std::fs::read_to_string(format!("/proc/{}/environ", node.postmaster_pid())).unwrap();
     assert!(!environment.contains("FLYPG"), "{environment}");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_standby_falls_back_too() {
+    let (primary, standby, system_id) = pair();
+    let peers = [(&primary, PeerRole::Primary), (&standby, PeerRole::Standby)];
+    let fatal = [("shared_preload_libraries", "no_such_library")];
+    assert_eq!(standby.assign_with(follow(&primary, &system_id), &peers, &fatal).status, 200);
+    standby.until("it waits", |r| streams(r) && !postgres(r).pending_restart.is_empty());
+    standby.call("POST", "/v1/restart", "");
+    let report = standby.until("it runs without it", |r| streams(r) && !postgres(r).rejected.is_empty());
+    assert!(postgres(&report).rejected["shared_preload_libraries"].contains("no_such_library"));
+}
