@@ -102,11 +102,13 @@ impl Observer for LiveObserver {
     }
 }
 
+const SUBJECTS: [Subject; 6] =
+    [Subject::Record, Subject::App, Subject::Secrets, Subject::Addresses, Subject::Machines, Subject::Volumes];
+
 /// Everything unknown, for one reason.
 fn nothing(error: &str) -> Observed {
     let mut observed = Observed::default();
-    observed.record = Seen::Unknown { why: Unknown::NoAnswer { error: error.to_owned() } };
-    for subject in [Subject::App, Subject::Secrets, Subject::Addresses, Subject::Machines, Subject::Volumes] {
+    for subject in SUBJECTS {
         blur(&mut observed, subject, &Unknown::NoAnswer { error: error.to_owned() });
     }
     observed

@@ -170,3 +170,6 @@ async fn act(actuator: &impl Actuator, at: Timestamp, observed: Observed, plan: 
     }
     turn
 }
+
+#[cfg(test)]
+mod tests;

@@ -204,7 +204,7 @@ mod tests {
         drop(store);
 
         let store = Store::open(dir.path()).unwrap();
-        assert_eq!(store.specs().await.unwrap(), [known.clone()]);
+        assert_eq!(store.specs().await.unwrap(), std::slice::from_ref(&known));
         assert!(known.is_below(Path::new("/etc/flypg")) && !known.is_below(Path::new("/etc/fly")));
         assert_eq!(store.observed_generation(&spec.name).await.unwrap().as_deref(), Some("abc"));
         store.forget(&spec.name).await.unwrap();
