@@ -7,11 +7,14 @@ use crate::world::app::App;
 use crate::world::shared::Shared;
 use crate::world::time::Millis;
 
+/// Since when an app looked like this; `None`: it did not exist.
+type Entry = (Millis, Option<Shared<App>>);
+
 /// What each app looked like lately. Empty while nothing lags.
 #[derive(Debug)]
 pub(crate) struct History {
     keep_ms: u64,
-    apps: BTreeMap<String, VecDeque<(Millis, Option<Shared<App>>)>>,
+    apps: BTreeMap<String, VecDeque<Entry>>,
 }
 
 impl History {

@@ -57,7 +57,9 @@ impl FromRequest<Arc<Engine>> for Call {
         if let Some(app) = path.get("app") {
             caller.may_touch(app, engine.org_of(app).as_deref()).map_err(IntoResponse::into_response)?;
         }
-        limit(engine, &parts.method, parts.uri.path(), &path)?;
+        if let Some(refused) = over_limit(engine, &parts.method, parts.uri.path(), &path) {
+            return Err(refused);
+        }
         let query = query_pairs(parts.uri.query().unwrap_or_default());
         let bent = parts.extensions.remove::<Bent>().unwrap_or_default();
         let nonce = header_text(&parts.headers, "fly-machine-lease-nonce");
@@ -67,15 +69,16 @@ impl FromRequest<Arc<Engine>> for Call {
     }
 }
 
-fn limit(engine: &Engine, method: &Method, path: &str, params: &BTreeMap<String, String>) -> Result<(), Response> {
+/// The 429, if this request is one too many.
+fn over_limit(engine: &Engine, method: &Method, path: &str, params: &BTreeMap<String, String>) -> Option<Response> {
     let identity = params.get("id").or_else(|| params.get("app")).map_or("", String::as_str);
     let parts: Vec<&str> = path.split('/').skip(3).map(|part| if part == identity { "*" } else { part }).collect();
-    let Err(retry_after) = engine.limit(method, &parts, identity) else { return Ok(()) };
+    let retry_after = engine.limit(method, &parts, identity).err()?;
     let mut response = Refusal::rate_limited().into_response();
     if let Some(seconds) = retry_after {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
-    Err(response)
+    Some(response)
 }
 
 fn header_text(headers: &HeaderMap, name: &str) -> Option<String> {

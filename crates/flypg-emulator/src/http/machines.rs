@@ -9,6 +9,7 @@ use serde_json::{Map, Value, json};
 use crate::runtime::{ExecCommand, ExecError};
 use crate::world::config::{check_stop_signal, stop_timeout_ms};
 use crate::world::decode::{self, Object};
+use crate::world::lease::TakeLease;
 use crate::world::machine::{Machine, MachineState};
 use crate::world::refusal::{Gate, Refusal};
 use crate::world::shared::Shared;
@@ -432,9 +433,9 @@ pub(crate) async fn take_lease(call: Call) -> Result<Reply, Refusal> {
         call.query("ttl").map(|text| text.parse::<i64>().map_err(|_| Refusal::invalid("ttl must be a number")));
     let ttl = body.integer("ttl")?.or(in_query.transpose()?);
     let description = body.string("description")?.or(call.query("description")).unwrap_or_default();
-    let (nonce, owner) = (call.nonce.as_deref(), call.caller.owner.as_str());
-    let (lease, version) =
-        call.gated(|world, now| world.take_lease(now, call.app(), call.id(), nonce, ttl, owner, description)).await?;
+    let asked = TakeLease { ttl_s: ttl, owner: &call.caller.owner, description };
+    let nonce = call.nonce.as_deref();
+    let (lease, version) = call.gated(|world, now| world.take_lease(now, call.app(), call.id(), nonce, asked)).await?;
     Ok(Reply::json(StatusCode::CREATED, &views::lease_envelope(&lease, &version)))
 }
 

@@ -10,7 +10,7 @@ use super::refusal::Refusal;
 use super::secrets::Secrets;
 use super::shared::Shared;
 use super::time::Millis;
-use super::volume::Volume;
+use super::volume::{Volume, VolumeState};
 use super::{Due, Effect, World};
 
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -145,7 +145,9 @@ impl World {
         }
         let app = app.clone();
         for volume in app.volumes.values() {
-            self.drop_volume(volume);
+            if volume.state != VolumeState::Destroyed {
+                self.drop_volume(volume);
+            }
             for snapshot in volume.snapshots.values() {
                 self.effects.push(Effect::DropSnapshot { snapshot: snapshot.id.clone() });
             }

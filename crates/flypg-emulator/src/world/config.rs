@@ -247,7 +247,7 @@ pub fn guest_rules(cpu_kind: &str, cpus: u64, memory_mb: Option<u64>) -> Result<
     if memory_mb > most * cpus {
         return refuse(format!("cannot exceed {} MiB", most * cpus));
     }
-    if memory_mb % step != 0 {
+    if !memory_mb.is_multiple_of(step) {
         return refuse(format!("must be a multiple of {step} MiB"));
     }
     Ok(Guest { cpu_kind: cpu_kind.to_owned(), cpus, memory_mb })

@@ -5,6 +5,15 @@ use super::machine::{Lease, Machine};
 use super::refusal::{Gate, Refusal};
 use super::time::Millis;
 
+/// What is asked of a lease.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct TakeLease<'a> {
+    /// Seconds; the knobs say what none and too many mean.
+    pub ttl_s: Option<i64>,
+    pub owner: &'a str,
+    pub description: &'a str,
+}
+
 /// What a lease does to a call by someone without its nonce.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Gated {
@@ -42,7 +51,7 @@ impl World {
         }
     }
 
-    /// Takes a lease, or with its nonce prolongs it (the nonce stays).
+    /// Takes a lease, or with its nonce prolongs it (the nonce stays). Returns it with the machine's version.
     ///
     /// # Errors
     /// 404, 408 when the host does not answer, 409 when someone else holds it.
@@ -52,9 +61,7 @@ impl World {
         app: &str,
         id: &str,
         nonce: Option<&str>,
-        ttl_s: Option<i64>,
-        owner: &str,
-        description: &str,
+        asked: TakeLease<'_>,
     ) -> Result<(Lease, String), Gate> {
         let machine = self.machine(now, app, id)?;
         machine.gate(now, nonce, Gated::Refuse)?;
@@ -63,11 +70,11 @@ impl World {
         }
         let held = machine.lease_at(now).cloned();
         let version = machine.version.clone();
-        let mut lease = self.new_lease(now, ttl_s, owner, description);
+        let mut lease = self.new_lease(now, asked.ttl_s, asked.owner, asked.description);
         if let Some(held) = held {
             lease.nonce = held.nonce;
             lease.owner = held.owner;
-            if description.is_empty() {
+            if asked.description.is_empty() {
                 lease.description = held.description;
             }
         }

@@ -106,7 +106,7 @@ async fn rate_limits() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_thousand_apps_stay_quick() {
+async fn a_thousand_apps_at_once() {
     let api = Api::model().await;
     let many = 1000;
     let work = (0..many).map(|n| {
@@ -121,17 +121,13 @@ async fn a_thousand_apps_stay_quick() {
             }
         }
     });
-    let began = Instant::now();
     use futures::StreamExt as _;
     futures::stream::iter(work).buffer_unordered(32).collect::<Vec<()>>().await;
-    let per_request = began.elapsed() / (4 * many);
     let health = api.get("/_health").await.expect(200);
     assert_eq!(health["machines"], 3 * many);
     let list = api.until("/v1/orgs/personal/machines?limit=1000&state=started", |a| {
         a.body["machines"].as_array().unwrap().len() == 1000
     });
     list.await;
-    // A figure to read, not to fail on.
-    eprintln!("{per_request:?} per request in a debug build, client included");
     api.emulator.shutdown().await;
 }

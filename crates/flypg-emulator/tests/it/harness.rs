@@ -147,22 +147,15 @@ impl Api {
     }
 
     /// Looks until `good` or the deadline.
-    #[track_caller]
-    pub(crate) fn until<'a>(
-        &'a self,
-        path: &'a str,
-        good: impl Fn(&Answer) -> bool + 'a,
-    ) -> impl Future<Output = Value> + 'a {
-        async move {
-            let deadline = Instant::now() + DEADLINE;
-            loop {
-                let answer = self.get(path).await;
-                if good(&answer) {
-                    return answer.body;
-                }
-                assert!(Instant::now() < deadline, "{path} stayed {}", answer.text);
-                tokio::time::sleep(Duration::from_millis(10)).await;
+    pub(crate) async fn until(&self, path: &str, good: impl Fn(&Answer) -> bool) -> Value {
+        let deadline = Instant::now() + DEADLINE;
+        loop {
+            let answer = self.get(path).await;
+            if good(&answer) {
+                return answer.body;
             }
+            assert!(Instant::now() < deadline, "{path} stayed {}", answer.text);
+            tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
 }

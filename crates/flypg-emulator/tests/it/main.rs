@@ -8,4 +8,5 @@ mod leases;
 mod processes;
 mod restarts;
 mod states;
+mod typed;
 mod volumes;

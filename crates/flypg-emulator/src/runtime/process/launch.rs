@@ -139,8 +139,11 @@ pub(super) fn command(
     Ok(command)
 }
 
+/// Words, and variables on top of the machine's.
+type CommandLine = (Vec<String>, BTreeMap<String, String>);
+
 /// The command lines of a boot: one, or one per entry of `processes`.
-fn command_lines(inner: &Inner, boot: &Boot) -> io::Result<Vec<(Vec<String>, BTreeMap<String, String>)>> {
+fn command_lines(inner: &Inner, boot: &Boot) -> io::Result<Vec<CommandLine>> {
     let config = &boot.machine.config;
     let missing = || io::Error::other(format!("there is no image {}", config.image));
     let image = inner.images.find(&config.image).ok_or_else(missing)?;

@@ -67,7 +67,7 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
         tracing::warn!(from = %from.display(), error = %String::from_utf8_lossy(&output.stderr), "incomplete copy");
     }
     match fs::remove_dir_all(to) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => fs::rename(&new, to),
     }
 }
