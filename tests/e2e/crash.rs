@@ -1,13 +1,15 @@
 //! The controller is killed at every call that changes something, and a new one finishes the work.
 
 use flypg_core::protocol::ports::NODE;
-use flypg_tests::fly::run;
 use flypg_tests::proxy::{Death, Proxy};
 
 use crate::cluster::{Cluster, STREAMING, file};
 
-/// Runs `flypg reconcile` again and again, each time with one mutating call less to live than it needs, until one run
-/// has nothing left to do. Gives how many runs were killed.
+/// Runs `flypg reconcile` again and again, the first killed at its first mutating call, the second at its second, and
+/// so on, until one run has nothing left to do. Gives how many runs were killed.
+///
+/// Every run is allowed one call more because a lease is a call of its own: one that may make a single call could
+/// never do more than take the lease.
 async fn kill_at_every_call(cluster: &Cluster, proxy: &Proxy, death: Death) -> usize {
     let mut killed = 0;
     loop {
@@ -15,9 +17,7 @@ async fn kill_at_every_call(cluster: &Cluster, proxy: &Proxy, death: Death) -> u
         command.args(["reconcile", "-f", &cluster.path]);
         command.stdout(std::process::Stdio::null()).stderr(std::process::Stdio::null());
         let mut child = command.spawn().expect("it can be started");
-        // One call succeeds after a death before it, so that the work goes on.
-        let after = if death == Death::Before { 2 } else { 1 };
-        proxy.kill_at(child.id() as i32, after, death);
+        proxy.kill_at(child.id() as i32, killed + 1, death);
         let status = tokio::task::spawn_blocking(move || child.wait().expect("it is ours")).await.unwrap();
         match status.code() {
             Some(0) => return killed,

@@ -112,7 +112,7 @@ async fn a_mistake_in_the_file_changes_nothing() {
     let cluster = Cluster::begin("wrong-db", &file("wrong-db", 1, "  storrage: { size: 1GB }\n"));
     let Ran { code, stdout, stderr } = cluster.fly.run(&["reconcile", "-f", &cluster.path]).await;
     assert_eq!(code, 1, "{stdout}{stderr}");
-    for words in ["storrage", "cluster.yaml:11:3", "did you mean `storage`?", "^^^^^^^^"] {
+    for words in ["storrage", "cluster.yaml:12:3", "did you mean `storage`?", "^^^^^^^^"] {
         assert!(stderr.contains(words), "{words} is not in:\n{stderr}");
     }
     assert_eq!(cluster.fly.api("GET", "/v1/apps/wrong-db", None).await.0, 404);

@@ -38,8 +38,7 @@ async fn answers_get_lost() {
 
 #[tokio::test]
 async fn the_api_stumbles() {
-    let seed = 20_261_122;
-    let status = |code: u16, performed: bool, p: f64| json!({ "match": { "path": "/v1/*" }, "effect": { "status": { "code": code, "performed": performed } }, "probability": p, "seed": seed, "count": 12 });
+    let status = |code: u16, performed: bool, p: f64| json!({ "match": { "path": "/v1/*" }, "effect": { "status": { "code": code, "performed": performed } }, "probability": p, "count": 12 });
     with_faults(
         "stumbles",
         vec![status(503, false, 0.1), status(502, true, 0.05), status(408, true, 0.05), status(429, false, 0.1)],
@@ -50,7 +49,8 @@ async fn the_api_stumbles() {
 #[tokio::test]
 async fn lists_are_late_or_empty() {
     let late = json!({ "match": { "method": "GET" }, "effect": { "stale": { "ms": 700 } }, "count": 40 });
-    let empty = json!({ "match": { "path": "/v1/apps/*/machines" }, "effect": "empty_list", "probability": 0.3, "seed": 7, "count": 6 });
+    let empty =
+        json!({ "match": { "path": "/v1/apps/*/machines" }, "effect": "empty_list", "probability": 0.3, "count": 6 });
     with_faults("stale-lists", vec![late, empty]).await;
 }
 

@@ -88,6 +88,28 @@ fn a_restart_waits_for_a_replica_that_is_behind() {
 }
 
 #[test]
+fn a_primary_does_not_restart_before_every_standby_knows_what_it_needs() {
+    let scenario = Scenario::running("two-node")
+        .edit(|spec| {
+            spec.postgres.parameters.insert("max_connections".to_owned(), "500".to_owned());
+        })
+        .carry_out()
+        .happens(|world| {
+            world.report("ord-1").postgres.as_mut().unwrap().pending_restart = vec!["max_connections".to_owned()];
+            world.report("ord-2").postgres.as_mut().unwrap().settings = "those before".to_owned();
+        });
+    let now = scenario.turns().remove(0);
+    assert!(now.steps.is_empty(), "{now:#?}");
+    check_holds(
+        &now,
+        expect![[r#"
+        parameters of ord-2: until ord-2 has read its parameters
+        restarting Postgres on ord-1: until ord-2 has read its parameters
+    "#]],
+    );
+}
+
+#[test]
 fn parameters_that_postgres_refused_are_told() {
     let scenario = Scenario::running("development").happens(|world| {
         let rejected = &mut world.report("ord-1").postgres.as_mut().unwrap().rejected;

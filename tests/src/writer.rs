@@ -58,7 +58,8 @@ async fn write(host: String, port: u16, password: String, stop: Arc<AtomicBool>,
         };
         while !stop.load(Ordering::SeqCst) {
             id += 1; // an id whose fate is unknown is never tried again
-            let insert = client.execute("INSERT INTO written VALUES ($1)", &[&id]);
+            let params: [&(dyn tokio_postgres::types::ToSql + Sync); 1] = [&id];
+            let insert = client.execute("INSERT INTO written VALUES ($1)", &params);
             match tokio::time::timeout(Duration::from_secs(10), insert).await {
                 Ok(Ok(1)) => {
                     written.longest_pause = written.longest_pause.max(since.elapsed());

@@ -358,6 +358,8 @@ pub enum Until {
     Ready { node: NodeName, progress: Progress },
     /// The first node has made the cluster's data.
     Bootstrapped { node: NodeName },
+    /// Postgres has read the parameters that the node was told.
+    ParametersRead { node: NodeName },
     /// The node streams from the primary.
     Streams { node: NodeName },
     /// The primary answers.
@@ -405,6 +407,7 @@ impl Until {
                 | Until::AgentAnswers { .. }
                 | Until::Ready { .. }
                 | Until::Bootstrapped { .. }
+                | Until::ParametersRead { .. }
                 | Until::Streams { .. }
                 | Until::PrimaryAnswers { .. }
                 | Until::After { .. }

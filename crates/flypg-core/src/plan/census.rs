@@ -6,6 +6,7 @@ use crate::decree::Decree;
 use crate::names::{NodeName, Region};
 use crate::observed::{Machine, Power, Seen, Unknown, Volume};
 use crate::protocol::{NodeReport, PgReport, PgRole, Phase};
+use crate::settings;
 use crate::spec::{ClusterSpec, RegionSpec};
 
 /// One node, as far as it exists.
@@ -34,6 +35,11 @@ impl<'a> Node<'a> {
     pub(super) fn running(&self) -> Option<&'a PgReport> {
         let report = self.report()?;
         matches!(report.phase, Phase::Running).then_some(report.postgres.as_ref()).flatten()
+    }
+
+    /// True if Postgres has read these parameters of a person's, whether or not some wait for a restart.
+    pub(super) fn has_read(&self, parameters: &BTreeMap<String, String>) -> bool {
+        self.running().is_some_and(|pg| pg.settings == settings::digest(parameters))
     }
 
     pub(super) fn leads(&self) -> bool {

@@ -161,7 +161,7 @@ pub(super) fn assign(draft: &mut Draft, world: &World<'_>) {
             parameters: world.spec.postgres.parameters.clone(),
         };
         if report.assignment.as_deref() == Some(assignment.digest().as_str()) {
-            progress(draft, decree, name, node, report);
+            progress(draft, world, decree, name, node, report);
         } else {
             let parameters = report.postgres.as_ref().map(|pg| &pg.parameters);
             let why = match () {
@@ -246,17 +246,24 @@ fn peers(world: &World<'_>, decree: &Decree, me: &NodeName) -> Vec<Peer> {
 }
 
 /// A node that obeys its assignment: what is still missing until it is where the assignment wants it.
-fn progress(draft: &mut Draft, decree: &Decree, name: &NodeName, node: &Node<'_>, report: &NodeReport) {
+fn progress(
+    draft: &mut Draft,
+    world: &World<'_>,
+    decree: &Decree,
+    name: &NodeName,
+    node: &Node<'_>,
+    report: &NodeReport,
+) {
     let wait = |progress| Until::Ready { node: name.clone(), progress };
     let until = match &report.phase {
         Phase::Running if *name == decree.primary => {
             if node.leads() {
-                return accepted(draft, name, node);
+                return read(draft, world, name, node);
             }
             let why = "it is the primary on record and runs as a standby".to_owned();
             Until::NodeInOrder { node: name.clone(), why }
         }
-        Phase::Running if node.streams_from(&decree.primary) => return accepted(draft, name, node),
+        Phase::Running if node.streams_from(&decree.primary) => return read(draft, world, name, node),
         Phase::Running => Until::Streams { node: name.clone() },
         Phase::Initialising => wait(Progress::Initialising),
         Phase::Cloning { done, total } => wait(Progress::Cloning { done: *done, total: *total }),
@@ -268,9 +275,13 @@ fn progress(draft: &mut Draft, decree: &Decree, name: &NodeName, node: &Node<'_>
     draft.hold(work, until);
 }
 
-/// Parameters that Postgres would not take: it runs on without them, and a person must hear of it.
-fn accepted(draft: &mut Draft, name: &NodeName, node: &Node<'_>) {
-    let Some(rejected) = node.running().map(|pg| &pg.rejected).filter(|r| !r.is_empty()) else { return };
+/// Parameters that Postgres has not read yet, or would not take: it runs on without those, and a person must hear of it.
+fn read(draft: &mut Draft, world: &World<'_>, name: &NodeName, node: &Node<'_>) {
+    let Some(pg) = node.running() else { return };
     let work = Work::Change { node: name.clone(), field: Field::Parameters };
-    draft.hold(work, Until::ParametersAccepted { rejected: rejected.clone() });
+    if !node.has_read(&world.spec.postgres.parameters) {
+        draft.hold(work, Until::ParametersRead { node: name.clone() });
+    } else if !pg.rejected.is_empty() {
+        draft.hold(work, Until::ParametersAccepted { rejected: pg.rejected.clone() });
+    }
 }

@@ -29,9 +29,14 @@ pub(super) fn one(draft: &mut Draft, world: &World<'_>) {
         let until = Until::After { work: Box::new(work.clone()) };
         draft.hold(Work::Restart { node: later.clone() }, until);
     }
-    // Every other node must be where it belongs, so that never two are away at once.
+    // Every other node must be where it belongs, so that never two are away at once; and know its own restarts, so that
+    // a primary never gets more of something than a standby has.
     for other in world.membership.staying.iter().filter(|n| *n != name) {
         let node = world.census.get(other);
+        if node.is_some_and(|n| n.running().is_some() && !n.has_read(&world.spec.postgres.parameters)) {
+            draft.hold(work, Until::ParametersRead { node: other.clone() });
+            return;
+        }
         let leads = decree.primary == *other;
         let fine = node.is_some_and(|n| if leads { n.leads() } else { n.streams_from(&decree.primary) });
         if !fine {

@@ -164,6 +164,7 @@ pub fn until(until: &Until) -> String {
         Until::AgentAnswers { node, error: Some(error) } => format!("{node} answers ({error})"),
         Until::Ready { node, progress } => format!("{node} is ready ({})", self::progress(progress)),
         Until::Bootstrapped { node } => format!("{node} has made the cluster's data"),
+        Until::ParametersRead { node } => format!("{node} has read its parameters"),
         Until::Streams { node } => format!("{node} streams from the primary"),
         Until::PrimaryAnswers { node } => format!("the primary {node} answers"),
         Until::After { work } => format!("{} is done", self::work(work)),

@@ -25,10 +25,7 @@ const REFUSED: &[(&str, &str)] = &[
          allow_alter_system",
         "flypg writes Postgres' files; what they say comes from this file alone",
     ),
-    (
-        "password_encryption db_user_namespace oauth_validator_libraries",
-        "flypg's roles authenticate with SCRAM",
-    ),
+    ("password_encryption db_user_namespace oauth_validator_libraries", "flypg's roles authenticate with SCRAM"),
     (
         "primary_conninfo primary_slot_name hot_standby promote_trigger_file wal_level wal_log_hints max_wal_senders \
          max_replication_slots max_slot_wal_keep_size idle_replication_slot_timeout wal_sender_timeout \
@@ -36,10 +33,7 @@ const REFUSED: &[(&str, &str)] = &[
          sync_replication_slots synchronized_standby_slots recovery_min_apply_delay",
         "flypg keeps the replication of the cluster",
     ),
-    (
-        "synchronous_standby_names synchronous_commit",
-        "`durability` decides when a commit is acknowledged",
-    ),
+    ("synchronous_standby_names synchronous_commit", "`durability` decides when a commit is acknowledged"),
     (
         "fsync full_page_writes data_sync_retry zero_damaged_pages ignore_checksum_failure ignore_invalid_pages \
          ignore_system_indexes allow_in_place_tablespaces allow_system_table_mods data_checksums",

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 
 /// A value that no quoting can bring through a `postgresql.conf`.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the value of `{parameter}` contains a control character ({character:?}), which a configuration file cannot hold")]
+#[error(
+    "the value of `{parameter}` contains a control character ({character:?}), which a configuration file cannot hold"
+)]
 pub struct BadValue {
     pub parameter: String,
     pub character: char,

@@ -15,10 +15,38 @@ fn check_memory(memory_mb: u64, cpus: u32, disk_mb: u64, expected: Expect) {
 
 #[test]
 fn memory_settings_follow_the_guest() {
-    check_memory(256, 1, 1024, expect!["shared_buffers 25MB, effective_cache_size 192MB, work_mem 4MB, maintenance_work_mem 16MB, max_wal_size 102MB"]);
-    check_memory(1024, 1, 10_240, expect!["shared_buffers 256MB, effective_cache_size 768MB, work_mem 4MB, maintenance_work_mem 64MB, max_wal_size 1024MB"]);
-    check_memory(4096, 2, 40_960, expect!["shared_buffers 1024MB, effective_cache_size 3072MB, work_mem 10MB, maintenance_work_mem 204MB, max_wal_size 4096MB"]);
-    check_memory(131_072, 16, 512_000, expect!["shared_buffers 32768MB, effective_cache_size 98304MB, work_mem 327MB, maintenance_work_mem 1024MB, max_wal_size 16384MB"]);
+    check_memory(
+        256,
+        1,
+        1024,
+        expect![
+            "shared_buffers 25MB, effective_cache_size 192MB, work_mem 4MB, maintenance_work_mem 16MB, max_wal_size 102MB"
+        ],
+    );
+    check_memory(
+        1024,
+        1,
+        10_240,
+        expect![
+            "shared_buffers 256MB, effective_cache_size 768MB, work_mem 4MB, maintenance_work_mem 64MB, max_wal_size 1024MB"
+        ],
+    );
+    check_memory(
+        4096,
+        2,
+        40_960,
+        expect![
+            "shared_buffers 1024MB, effective_cache_size 3072MB, work_mem 10MB, maintenance_work_mem 204MB, max_wal_size 4096MB"
+        ],
+    );
+    check_memory(
+        131_072,
+        16,
+        512_000,
+        expect![
+            "shared_buffers 32768MB, effective_cache_size 98304MB, work_mem 327MB, maintenance_work_mem 1024MB, max_wal_size 16384MB"
+        ],
+    );
 }
 
 #[test]
