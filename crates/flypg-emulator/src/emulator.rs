@@ -167,7 +167,7 @@ impl Emulator {
     }
 }
 
-/// A running emulator. Dropping it leaves its processes running, as if the emulator had been killed.
+/// A running emulator. Dropping it ends the API and leaves the processes running, as if the emulator had been killed.
 #[derive(Debug)]
 pub struct EmulatorHandle {
     address: SocketAddr,
@@ -214,6 +214,15 @@ impl EmulatorHandle {
         for task in std::mem::take(&mut self.tasks) {
             let _ = task.await;
         }
+        self.engine.runtime().abandon();
+    }
+}
+
+impl Drop for EmulatorHandle {
+    fn drop(&mut self) {
+        // After `shutdown` or `abandon` there is nothing left to end.
+        self.server.abort();
+        self.engine.closing.cancel();
         self.engine.runtime().abandon();
     }
 }

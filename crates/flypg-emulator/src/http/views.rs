@@ -188,7 +188,7 @@ const BLOCK: u64 = 4096;
 pub(crate) fn volume(volume: &Volume, look: &Look) -> Value {
     let total = volume.size_gb << 30;
     // Block counters are known once a machine has used the volume.
-    let known = volume.bytes_used > 0;
+    let known = volume.mounted_once;
     let blocks = |bytes: u64| if known { bytes / BLOCK } else { 0 };
     let free = total.saturating_sub(volume.bytes_used);
     let mut body = json!({

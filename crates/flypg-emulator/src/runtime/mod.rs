@@ -8,7 +8,8 @@ use std::sync::Arc;
 use futures::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 
-use crate::world::machine::{Exit, ImageRef, Machine};
+use crate::world::config::Check;
+use crate::world::machine::{CheckStatus, Exit, ImageRef, Machine};
 use crate::world::report::Report;
 use crate::world::shared::Shared;
 use crate::world::{Boot, Effect};
@@ -121,25 +122,38 @@ pub struct Model;
 impl Model {
     /// What an effect leads to. A pure function, so that simulations can use it without an emulator around it.
     #[must_use]
-    pub fn outcome(effect: Effect) -> Option<Report> {
+    pub fn outcome(effect: Effect) -> Vec<Report> {
         match effect {
             Effect::Boot(boot) => {
-                Some(Report::Started { app: boot.app, machine: boot.machine.id.clone(), run: boot.run })
+                let Boot { app, machine, run, .. } = *boot;
+                let passing = |check: &Check| CheckStatus {
+                    name: check.name.clone(),
+                    status: "passing".to_owned(),
+                    output: String::new(),
+                    updated_at: machine.updated_at,
+                };
+                let checks: Vec<CheckStatus> = machine.config.checks.iter().map(passing).collect();
+                let id = machine.id.clone();
+                let mut reports = vec![Report::Started { app: app.clone(), machine: id.clone(), run }];
+                if !checks.is_empty() {
+                    reports.push(Report::Checked { app, machine: id, run, checks });
+                }
+                reports
             }
-            Effect::Halt { app, machine, run, .. } => Some(Report::Exited { app, machine, run, exit: Exit::CLEAN }),
-            Effect::Kill { app, machine, run } => Some(Report::Exited { app, machine, run, exit: Exit::KILLED }),
-            Effect::FillVolume { app, volume, .. } => Some(Report::VolumeFilled { app, volume }),
+            Effect::Halt { app, machine, run, .. } => vec![Report::Exited { app, machine, run, exit: Exit::CLEAN }],
+            Effect::Kill { app, machine, run } => vec![Report::Exited { app, machine, run, exit: Exit::KILLED }],
+            Effect::FillVolume { app, volume, .. } => vec![Report::VolumeFilled { app, volume }],
             Effect::TakeSnapshot { app, volume, snapshot } => {
-                Some(Report::SnapshotTaken { app, volume, snapshot, size: 1 << 20 })
+                vec![Report::SnapshotTaken { app, volume, snapshot, size: 1 << 20 }]
             }
-            _ => None,
+            _ => Vec::new(),
         }
     }
 }
 
 impl Runtime for Model {
     fn perform(&self, effect: Effect) -> Vec<Report> {
-        Self::outcome(effect).into_iter().collect()
+        Self::outcome(effect)
     }
 
     fn exec(&self, _: Boot, _: ExecCommand) -> BoxFuture<'_, Result<ExecOutput, ExecError>> {

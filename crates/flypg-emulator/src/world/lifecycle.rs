@@ -79,6 +79,9 @@ impl World {
                 break id;
             }
         };
+        let network = format!("{}/{}", record.org, record.network);
+        // Holding on to the record would make the edits below copy the whole app.
+        drop(record);
         let lease = create.lease_ttl_s.map(|ttl| self.new_lease(now, Some(ttl), &create.owner, ""));
         let mut machine = Machine {
             id: id.clone(),
@@ -88,7 +91,7 @@ impl World {
             state: MachineState::Created,
             version: self.ids.ulid(now),
             image: ImageRef::parse(&config.image),
-            address: self.addresses.take(&format!("{}/{}", record.org, record.network), &host),
+            address: self.addresses.take(&network, &host),
             created_at: now,
             updated_at: now,
             cordoned: create.skip_service_registration,

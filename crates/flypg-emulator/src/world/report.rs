@@ -237,6 +237,13 @@ impl World {
         let Ok(machine) = self.edit_machine(app, id) else { return };
         machine.state = MachineState::Started;
         machine.push_event(event, now, "start", "started", "flyd", None);
+        let mount = machine.config.mount.clone();
+        if let Some(mount) = mount
+            && self.apps.get(app).and_then(|app| app.volumes.get(&mount.volume)).is_some_and(|v| !v.mounted_once)
+            && let Ok(volume) = self.edit_volume(app, &mount.volume)
+        {
+            volume.mounted_once = true;
+        }
     }
 
     fn on_boot_failed(&mut self, now: Millis, app: &str, id: &str, run: u64, reason: &str) {

@@ -169,6 +169,8 @@ impl World {
         taken.extend(fork_host.as_deref());
         let need = Room { volume_gb: size_gb, ..create.compute };
         let (region, host) = self.place_volume(&expression, need, &taken)?;
+        // Holding on to the record would make the edit below copy the whole app.
+        drop(record);
         let room = Room { volume_gb: size_gb, ..Room::default() };
         self.hosts.take(&host, room);
         let state = match source.as_ref().map(|source| &source.from) {

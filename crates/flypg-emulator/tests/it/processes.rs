@@ -247,3 +247,49 @@ async fn two_emulators_have_networks_of_their_own() {
     first.emulator.shutdown().await;
     second.emulator.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn several_processes_in_one_machine() {
+    let data = tempfile::tempdir().unwrap();
+    let api = Api::processes(data.path(), shell()).await;
+    api.app("db").await;
+    let one = json!({"exec": ["/bin/sh", "-c", "echo $WHO > one; exec sleep 432"], "env": {"WHO": "first"}});
+    let two = json!({"entrypoint": ["/bin/sh", "-c"], "cmd": ["while [ ! -e end ]; do sleep 0.02; done; exit 5"]});
+    let config = json!({"image": "acme/shell", "restart": {"policy": "no"}, "processes": [one, two]});
+    let id = api.started(json!({"config": config})).await;
+    let root = data.path().join("m").join(&id);
+    until("the first one has its environment", || fs::read_to_string(root.join("one")).is_ok_and(|t| t == "first\n"))
+        .await;
+    fs::write(root.join("end"), "").unwrap();
+    api.wait(&id, "stopped").await;
+    assert_eq!(api.show(&id).await["events"][0]["request"]["exit_event"]["exit_code"], 5);
+    assert_eq!(survivors(data.path()), Vec::<String>::new(), "the other one went along");
+    api.emulator.shutdown().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn processes_that_hide_are_found() {
+    let data = tempfile::tempdir().unwrap();
+    let api = Api::processes(data.path(), shell()).await;
+    api.app("db").await;
+    let volume = api.volume(json!({"name": "data"})).await;
+    // An orphan in a session of its own, without the machine's environment, working in the volume: what is left of a
+    // PostgreSQL whose supervisor was killed.
+    let hides = "(cd data && setsid env -i sh -c 'echo $$ > pid; while :; do sleep 0.05; done' &); sleep 321";
+    let mounts = json!({"mounts": [{"volume": volume, "path": "/data"}]});
+    let id = api.started(json!({"config": merged(script(hides), mounts)})).await;
+    let file = data.path().join("v").join(&volume).join("pid");
+    let pid = || fs::read_to_string(&file).ok().and_then(|text| text.trim().parse::<i32>().ok());
+    until("it hides", || pid().is_some()).await;
+    let proc = format!("/proc/{}", pid().unwrap());
+    assert!(Path::new(&proc).exists());
+    // The main process alone is killed, from outside.
+    let run: Value =
+        serde_json::from_slice(&fs::read(data.path().join("run").join(format!("{id}.json"))).unwrap()).unwrap();
+    let main = run["processes"][0]["pid"].to_string();
+    assert!(std::process::Command::new("kill").args(["-9", &main]).status().unwrap().success());
+    api.wait(&id, "stopped").await;
+    let state = fs::read_to_string(format!("{proc}/stat")).unwrap_or_default();
+    assert!(state.is_empty() || state.contains(") Z "), "{state}");
+    api.emulator.shutdown().await;
+}

@@ -83,12 +83,23 @@ pub(super) fn prepare(inner: &Inner, boot: &Boot) -> io::Result<()> {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => symlink(&volume, &link)?,
         }
+        forget_old_names(&inner.data.join("v"), &volume);
     }
     for file in &config.files {
         let place = below(&root, &file.guest_path).ok_or_else(climbs)?;
         write_file(&place, file, &boot.secrets)?;
     }
     Ok(())
+}
+
+/// Removes links that a migration left for processes of the run before.
+fn forget_old_names(volumes: &Path, volume: &Path) {
+    for entry in fs::read_dir(volumes).into_iter().flatten().flatten() {
+        if fs::read_link(entry.path()).is_ok_and(|target| target == volume) {
+            // If it stays, it stays.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
 }
 
 /// The volume's own mode belongs to whoever uses it.

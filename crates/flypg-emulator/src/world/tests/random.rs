@@ -17,7 +17,7 @@ use crate::world::machine::{EVENTS_KEPT, Exit, MachineState};
 use crate::world::report::Report;
 use crate::world::time::Millis;
 use crate::world::volume::{CreateVolume, VolumeState};
-use crate::world::{CreateMachine, Effect, Foundation, UpdateMachine, World};
+use crate::world::{CreateMachine, Foundation, UpdateMachine, World};
 
 struct Play {
     world: World,
@@ -157,7 +157,7 @@ impl Play {
     fn effects(&mut self, at_once: bool) {
         loop {
             let effects = self.world.take_effects();
-            self.late.extend(effects.into_iter().filter(|e| !matches!(e, Effect::Adopt(_))).filter_map(Model::outcome));
+            self.late.extend(effects.into_iter().flat_map(Model::outcome));
             let mut kept = Vec::new();
             let mut any = false;
             for report in std::mem::take(&mut self.late) {

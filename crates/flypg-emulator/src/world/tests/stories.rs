@@ -63,7 +63,7 @@ impl Story {
                     _ => String::new(),
                 };
                 self.say(format!("  → {name}{detail}"));
-                if let Some(report) = Model::outcome(effect) {
+                for report in Model::outcome(effect) {
                     self.world.report(self.now, report);
                 }
             }
@@ -195,7 +195,7 @@ fn a_restored_volume_holds_up_the_boot() {
     story.create(json!({"image": "x", "mounts": [{"volume": restored, "path": "/data"}]}));
     story.pass(100);
     story.say("filled".into());
-    for report in effects.into_iter().filter_map(Model::outcome) {
+    for report in effects.into_iter().flat_map(Model::outcome) {
         story.world.report(story.now, report);
     }
     story.effects();
