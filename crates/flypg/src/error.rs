@@ -36,6 +36,8 @@ pub(crate) enum CliError {
         #[source]
         source: ConfigError,
     },
+    #[error("the Machines API at {api} cannot be read: {error}")]
+    Unseen { api: String, error: String },
     #[error("FLY_API_TOKEN is not set")]
     NoToken,
     #[error("there is no place to keep keys and records: neither XDG_STATE_HOME nor HOME is set")]
@@ -134,7 +136,7 @@ impl CliError {
             | Self::Emulator { .. }
             | Self::OpenDoor { .. }
             | Self::Listen { .. } => Exit::Input,
-            Self::Locked { .. } | Self::NoEndpoint { .. } => Exit::Held,
+            Self::Unseen { .. } | Self::Locked { .. } | Self::NoEndpoint { .. } => Exit::Held,
             Self::Store { .. }
             | Self::Agents { .. }
             | Self::Psql { .. }
@@ -153,6 +155,9 @@ impl CliError {
                 "pass the token as `fly tokens create` printed it, in FLY_API_TOKEN".to_owned()
             }
             Self::Api { .. } => "give the API's address with --api, such as http://127.0.0.1:4280".to_owned(),
+            Self::Unseen { .. } => {
+                "check its address (--api, FLY_FLAPS_BASE_URL) and the token (FLY_API_TOKEN), then try again".to_owned()
+            }
             Self::NoToken => "make one with `fly tokens create org`, or use a local API: `flypg emulator`, then --api \
                  http://127.0.0.1:4280"
                 .to_owned(),

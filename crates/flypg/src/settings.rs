@@ -20,6 +20,9 @@ use crate::error::CliError;
 /// An emulator on this computer lets any token in.
 const LOCAL_TOKEN: &str = "flypg-local";
 
+/// How long a call is repeated while somebody looks at a prompt.
+const IMPATIENCE: Duration = Duration::from_secs(2);
+
 #[derive(Debug)]
 pub(crate) struct Settings {
     pub(crate) api: String,
@@ -32,9 +35,21 @@ impl Settings {
         Ok(Self { api: api(global), state: state(global)?, settle: global.settle })
     }
 
+    /// A client for a command that somebody waits for: it gives up soon.
+    ///
+    /// # Errors
+    /// If the address or the token cannot be used.
+    pub(crate) fn impatient_client(&self) -> Result<Client, CliError> {
+        self.client_with(IMPATIENCE)
+    }
+
     /// # Errors
     /// If the address or the token cannot be used.
     pub(crate) fn client(&self) -> Result<Client, CliError> {
+        self.client_with(PATIENCE)
+    }
+
+    fn client_with(&self, patience: Duration) -> Result<Client, CliError> {
         let local = is_local(&self.api);
         let token = match variable("FLY_API_TOKEN") {
             Some(token) => token,
@@ -42,7 +57,7 @@ impl Settings {
             None => return Err(CliError::NoToken),
         };
         let mut config = ClientConfig::new(&self.api).with_token(token);
-        config.patience = PATIENCE;
+        config.patience = patience;
         if local {
             config.limits = Limits::none();
         }

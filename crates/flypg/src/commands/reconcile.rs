@@ -13,7 +13,7 @@ use flypg_controller::turn::{Turn, Wanted};
 use flypg_controller::words::chain;
 use flypg_core::Timestamp;
 use flypg_core::names::ClusterName;
-use flypg_core::observed::Observed;
+use flypg_core::observed::{Observed, Unknown};
 use flypg_core::plan::{Hold, Plan};
 use flypg_core::render::{self, Preview};
 use flypg_core::status::{generation, status};
@@ -54,7 +54,7 @@ async fn dry_run(
 ) -> Result<Exit, CliError> {
     let store = Store::open_to_read(&settings.state)?;
     let wanted = wishes.wanted(&store.specs().await?);
-    let observer = settings.observer(settings.client()?, store, settings.master()?)?;
+    let observer = settings.observer(settings.impatient_client()?, store, settings.master()?)?;
     let looks = wanted.into_values().map(|wanted| {
         let mut observer = observer.clone();
         async move {
@@ -76,6 +76,10 @@ async fn dry_run(
         };
         terminal.print(&format!("{}\n", text.trim_end()))?;
     }
+    // What could not be seen cannot be planned: that is no answer, with or without --exit-code.
+    if let Some(error) = looks.iter().find_map(|(_, observed, _)| unseen(observed)) {
+        return Err(CliError::Unseen { api: settings.api.clone(), error });
+    }
     if !args.exit_code {
         return Ok(Exit::Done);
     }
@@ -88,6 +92,15 @@ async fn dry_run(
         name_holds(&plan.cluster, &plan.holds, terminal);
     }
     Ok(if now.iter().all(|plan| plan.is_quiet()) { Exit::Done } else { Exit::Held })
+}
+
+/// Why the platform could not be seen.
+fn unseen(observed: &Observed) -> Option<String> {
+    let apart = [observed.app.why_unknown(), observed.machines.why_unknown(), observed.volumes.why_unknown()];
+    apart.into_iter().flatten().find_map(|why| match why {
+        Unknown::NoAnswer { error } | Unknown::Forbidden { error } => Some(error.clone()),
+        Unknown::NotLooked | Unknown::Changing => None,
+    })
 }
 
 async fn reconcile(
@@ -136,7 +149,7 @@ async fn reconcile(
 /// How reconciling a cluster ended.
 enum End {
     /// Nothing is left to do.
-    Converged { wanted: Wanted, turn: Box<Turn> },
+    Converged { wanted: Box<Wanted>, turn: Box<Turn> },
     /// Nothing is left of it.
     Gone,
     /// What is left does not end by itself, or did not in the time it had.
@@ -197,7 +210,7 @@ fn end_of(wanted: &Wanted, turn: Turn) -> End {
     } else if wanted.is_gone(&turn.observed) {
         End::Gone
     } else {
-        End::Converged { wanted: wanted.clone(), turn: Box::new(turn) }
+        End::Converged { wanted: Box::new(wanted.clone()), turn: Box::new(turn) }
     }
 }
 
@@ -218,7 +231,7 @@ fn tell(cluster: &ClusterName, end: &End, terminal: &Terminal) -> Result<Exit, C
         }
         End::Converged { wanted, turn } => {
             let status = status(wanted.spec(), &turn.observed, &turn.plan, turn.at);
-            let mut text = match wanted {
+            let mut text = match **wanted {
                 Wanted::Kept(_) => format!("{cluster} is what its file says\n"),
                 Wanted::Removed(_) => format!("{cluster} is removed; what its `deletion` keeps is still there\n"),
             };
