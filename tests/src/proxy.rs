@@ -23,8 +23,8 @@ pub enum Death {
 struct Shared {
     upstream: String,
     http: reqwest::Client,
-    /// Mutating calls that came through.
-    calls: AtomicUsize,
+    /// Calls of any kind that came through.
+    requests: AtomicUsize,
     trap: Mutex<Option<Trap>>,
 }
 
@@ -49,7 +49,7 @@ impl Proxy {
         let shared = Arc::new(Shared {
             upstream: upstream.to_owned(),
             http: reqwest::Client::builder().tls_certs_only([]).build().expect("a client for plain HTTP"),
-            calls: AtomicUsize::new(0),
+            requests: AtomicUsize::new(0),
             trap: Mutex::new(None),
         });
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -59,8 +59,9 @@ impl Proxy {
         Self { url, shared, task }
     }
 
-    pub fn calls(&self) -> usize {
-        self.shared.calls.load(Ordering::SeqCst)
+    /// How many calls came through so far.
+    pub fn requests(&self) -> usize {
+        self.shared.requests.load(Ordering::SeqCst)
     }
 
     /// The `after`th mutating call from now (1 is the next) is the last one that `pid` makes.
@@ -76,9 +77,9 @@ impl Drop for Proxy {
 }
 
 async fn forward(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    shared.requests.fetch_add(1, Ordering::SeqCst);
     let mutates = request.method() != Method::GET;
     let sprung = if mutates {
-        shared.calls.fetch_add(1, Ordering::SeqCst);
         let mut trap = shared.trap.lock().unwrap();
         if let Some(set) = trap.as_mut() {
             set.after = set.after.saturating_sub(1);
