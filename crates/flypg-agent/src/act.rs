@@ -65,6 +65,7 @@ impl Node {
             NodeStep::RemoveUnfinished => {
                 tracing::info!("removing a data directory that was not finished");
                 self.data_changed = true;
+                processes::kill_below(&shared.config.paths.making).await;
                 data_dir::remove_unfinished(&shared.config).map_err(StepError::Remove)
             }
             NodeStep::RecordMade { system_id } => {

@@ -116,7 +116,7 @@ async fn pass(door: Door, mut client: TcpStream, from: SocketAddr, shared: &Shar
         refuse(client, refused).await;
         return Err(why);
     }
-    let (upstream, passage) = match find(door, &client, shared).await {
+    let (mut upstream, passage) = match find(door, &client, shared).await {
         Ok(found) => found,
         Err(refused) => {
             let why = refused.message.clone();
@@ -125,7 +125,7 @@ async fn pass(door: Door, mut client: TcpStream, from: SocketAddr, shared: &Shar
         }
     };
     if upstream.write_all(&session.packet).await.is_ok() {
-        join(&Stream::Tcp(client), &upstream, &passage).await;
+        join(&mut Stream::Tcp(client), &mut upstream, &passage).await;
     }
     Ok(())
 }
@@ -217,7 +217,7 @@ fn tune(stream: &TcpStream, door: Door) {
 async fn cancel(door: Door, packet: &[u8], shared: &Shared) {
     let places = shared.routes.borrow().cancel_places(door);
     let pass_on = places.iter().map(|place| async move {
-        let Ok(stream) = connect(place, door, shared).await else { return };
+        let Ok(mut stream) = connect(place, door, shared).await else { return };
         if stream.write_all(packet).await.is_ok() {
             // Postgres closes once it has signalled, and libpq waits for that.
             let _ = timeout(CONNECT, stream.drain()).await;
@@ -228,7 +228,7 @@ async fn cancel(door: Door, packet: &[u8], shared: &Shared) {
 
 /// Tells a client in its language why it is not let in.
 async fn refuse(client: TcpStream, refused: Refused) {
-    let stream = Stream::Tcp(client);
+    let mut stream = Stream::Tcp(client);
     let _ = timeout(Duration::from_secs(2), stream.write_all(&refused.packet())).await;
 }
 
@@ -253,7 +253,7 @@ pub async fn serve_upstream(listener: UnixListener, shared: Arc<Shared>) {
                 Ok(stream) => {
                     tune(&stream, Door::Replication);
                     let passage = Passage::until(routes.upstream_changes);
-                    join(&Stream::Unix(replica), &Stream::Tcp(stream), &passage).await;
+                    join(&mut Stream::Unix(replica), &mut Stream::Tcp(stream), &passage).await;
                 }
                 Err(error) => tracing::info!(%node, %address, %error, "the upstream cannot be reached"),
             }

@@ -7,6 +7,7 @@ use flypg_core::keys::Role;
 use flypg_core::names::NodeName;
 use flypg_core::node::Origin;
 use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::process::Command;
 use tokio::sync::watch;
 
 use crate::account::command;
@@ -44,6 +45,7 @@ pub async fn initdb(config: &Config, nonce: &str) -> Result<(), MakeError> {
         .map_err(io("writing initdb's password file"))?;
     let mut initdb = command(&config.program("initdb"), config.account);
     initdb.arg("-D").arg(&into).arg("--pwfile").arg(&pwfile);
+    below(&mut initdb, config);
     initdb.args(["--username", Role::Agent.name(), "--auth", "scram-sha-256", "--data-checksums", "--no-instructions"]);
     // Sorts by code point, the same on every host and after every upgrade of the C library.
     initdb.args(["--encoding", "UTF8", "--locale", "C.UTF-8"]);
@@ -68,6 +70,7 @@ pub async fn clone(config: &Config, from: &NodeName, progress: &watch::Sender<Pr
     let into = data_dir::begin(config, &origin).map_err(io("marking a clone"))?;
     let mut basebackup = command(&config.program("pg_basebackup"), config.account);
     basebackup.arg("-D").arg(&into).arg("-d").arg(conninfo(config));
+    below(&mut basebackup, config);
     // The slot exists on the primary since this node is its peer: no WAL is missing between the copy and streaming.
     basebackup.args(["--wal-method", "stream", "--slot", &config.node.slot(), "--checkpoint", "fast", "--progress"]);
     basebackup.arg("--no-password");
@@ -100,6 +103,12 @@ pub async fn clone(config: &Config, from: &NodeName, progress: &watch::Sender<Pr
         return Err(MakeError::Program { program: "pg_basebackup", words });
     }
     data_dir::finish(config, &origin).map_err(io("moving the clone to its place"))
+}
+
+/// A program that outlives its agent is found by its working directory. And it does not clean up after itself: by
+/// then the directory may be the next attempt's.
+fn below(program: &mut Command, config: &Config) {
+    program.current_dir(&config.paths.making).arg("--no-clean");
 }
 
 /// `  23139/231390 kB (10%), 0/1 tablespace (…)`.

@@ -97,6 +97,8 @@ impl Node {
             let now = Timestamp::now();
             let step = match &self.shared.store {
                 Ok(_) => next(&ledger, &local, now),
+                // Whatever an earlier agent left running, nobody would look after it.
+                Err(_) if local.postmaster == Seen::Leftover => NodeStep::EndLeftover,
                 Err(error) => NodeStep::Quarantine { why: crate::words(error) },
             };
             self.publish(&step, &local, &ledger);

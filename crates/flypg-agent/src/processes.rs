@@ -99,7 +99,7 @@ pub fn reap_orphans() {
     }
 }
 
-/// The processes whose working directory is `directory`: all of a postmaster's, whoever their parent is now.
+/// The processes that work in `directory` or below: all of a postmaster's, whoever their parent is now.
 fn working_in(directory: &Path) -> BTreeSet<i32> {
     let Ok(directory) = directory.canonicalize() else { return BTreeSet::new() };
     let Ok(entries) = std::fs::read_dir("/proc") else { return BTreeSet::new() };
@@ -108,7 +108,7 @@ fn working_in(directory: &Path) -> BTreeSet<i32> {
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
         .filter(|pid: &i32| {
             let proc = Path::new("/proc").join(pid.to_string());
-            std::fs::read_link(proc.join("cwd")).is_ok_and(|cwd| cwd == directory) && !is_zombie(&proc)
+            std::fs::read_link(proc.join("cwd")).is_ok_and(|cwd| cwd.starts_with(&directory)) && !is_zombie(&proc)
         })
         .collect()
 }
@@ -127,6 +127,22 @@ fn postmaster_pid(pgdata: &Path) -> Option<i32> {
 /// Whether processes of an earlier life run on this data directory.
 pub fn leftovers(pgdata: &Path) -> bool {
     !working_in(pgdata).is_empty()
+}
+
+/// Kills what works in a directory whose content is about to be removed, and returns when it is gone.
+pub async fn kill_below(directory: &Path) {
+    loop {
+        reap_orphans();
+        let running = working_in(directory);
+        if running.is_empty() {
+            return;
+        }
+        tracing::warn!(processes = running.len(), "ending what an earlier agent was making");
+        for pid in running {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Ends every process that runs on this data directory, and returns when all are gone.

@@ -4,12 +4,16 @@
 //! decides, once the answer exists, whether it may still be given (rule R3).
 
 use std::cell::RefCell;
+use std::future::poll_fn;
 use std::io;
 use std::net::Shutdown;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::net::{TcpStream, UnixStream};
+use tokio::io::{AsyncRead, ReadBuf};
+use tokio::net::{TcpStream, UnixStream, tcp, unix};
 use tokio_util::sync::CancellationToken;
 
 /// Read at once into memory that all connections of a thread share: an idle connection has no buffer.
@@ -49,68 +53,35 @@ impl Passage {
 }
 
 impl Stream {
-    async fn readable(&self) -> io::Result<()> {
+    fn split(&mut self) -> (Reader<'_>, Writer<'_>) {
         match self {
-            Stream::Tcp(stream) => stream.readable().await,
-            Stream::Unix(stream) => stream.readable().await,
-        }
-    }
-
-    async fn writable(&self) -> io::Result<()> {
-        match self {
-            Stream::Tcp(stream) => stream.writable().await,
-            Stream::Unix(stream) => stream.writable().await,
-        }
-    }
-
-    fn try_read(&self, into: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Stream::Tcp(stream) => stream.try_read(into),
-            Stream::Unix(stream) => stream.try_read(into),
-        }
-    }
-
-    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Stream::Tcp(stream) => stream.try_write(bytes),
-            Stream::Unix(stream) => stream.try_write(bytes),
+            Stream::Tcp(stream) => {
+                let (reader, writer) = stream.split();
+                (Reader::Tcp(reader), Writer::Tcp(writer))
+            }
+            Stream::Unix(stream) => {
+                let (reader, writer) = stream.split();
+                (Reader::Unix(reader), Writer::Unix(writer))
+            }
         }
     }
 
     /// Writes all of it, waiting as long as it takes.
-    pub async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
-        while !bytes.is_empty() {
-            self.writable().await?;
-            match self.try_write(bytes) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(n) => bytes = &bytes[n..],
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(())
+    pub async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
+        self.split().1.write_all(bytes).await
     }
 
     /// Reads until the other side ends, and forgets what it said.
-    pub async fn drain(&self) -> io::Result<()> {
-        let mut scrap = [0; 512];
+    pub async fn drain(&mut self) -> io::Result<()> {
+        let (mut reader, _writer) = self.split();
         loop {
-            self.readable().await?;
-            match self.try_read(&mut scrap) {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
+            let mut scrap = [0; 256];
+            let mut scrap = ReadBuf::new(&mut scrap);
+            poll_fn(|cx| reader.poll_read(cx, &mut scrap)).await?;
+            if scrap.filled().is_empty() {
+                return Ok(());
             }
         }
-    }
-
-    fn end_writing(&self) {
-        // The other side may be gone already; its end is noticed by reading.
-        let _ = match self {
-            Stream::Tcp(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
-            Stream::Unix(stream) => SockRef::from(stream).shutdown(Shutdown::Write),
-        };
     }
 
     /// Closing it discards what is unsent and tells the other side that this is no orderly end.
@@ -124,22 +95,25 @@ impl Stream {
 /// Passes bytes both ways until Postgres ends, either side breaks, or the passage is cut.
 ///
 /// A client that only ends writing still gets its answers. Postgres ending ends both: nothing can follow.
-pub async fn join(client: &Stream, postgres: &Stream, passage: &Passage) {
-    let both = async {
-        let up = copy(client, postgres, passage);
-        let down = copy(postgres, client, passage);
-        tokio::pin!(up, down);
-        tokio::select! {
-            _ = &mut down => {}
-            ended = &mut up => if ended.is_ok() {
-                postgres.end_writing();
-                let _ = down.await;
+pub async fn join(client: &mut Stream, postgres: &mut Stream, passage: &Passage) {
+    {
+        let ((from_client, to_client), (from_postgres, to_postgres)) = (client.split(), postgres.split());
+        let both = async {
+            let up = copy(from_client, &to_postgres, passage);
+            let down = copy(from_postgres, &to_client, passage);
+            tokio::pin!(up, down);
+            tokio::select! {
+                _ = &mut down => {}
+                ended = &mut up => if ended.is_ok() {
+                    to_postgres.end();
+                    let _ = down.await;
+                }
             }
+        };
+        tokio::select! {
+            () = both => {}
+            () = passage.cut.cancelled() => {}
         }
-    };
-    tokio::select! {
-        () = both => {}
-        () = passage.cut.cancelled() => {}
     }
     if !passage.may_pass() {
         client.will_reset();
@@ -147,43 +121,101 @@ pub async fn join(client: &Stream, postgres: &Stream, passage: &Passage) {
     }
 }
 
+enum Reader<'a> {
+    Tcp(tcp::ReadHalf<'a>),
+    Unix(unix::ReadHalf<'a>),
+}
+
+enum Writer<'a> {
+    Tcp(tcp::WriteHalf<'a>),
+    Unix(unix::WriteHalf<'a>),
+}
+
+impl Reader<'_> {
+    fn poll_read(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Reader::Tcp(half) => Pin::new(half).poll_read(cx, into),
+            Reader::Unix(half) => Pin::new(half).poll_read(cx, into),
+        }
+    }
+}
+
+impl Writer<'_> {
+    fn try_write(&self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Writer::Tcp(half) => half.try_write(bytes),
+            Writer::Unix(half) => half.try_write(bytes),
+        }
+    }
+
+    async fn write_all(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self {
+                Writer::Tcp(half) => half.writable().await?,
+                Writer::Unix(half) => half.writable().await?,
+            }
+            match self.try_write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => bytes = &bytes[n..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    fn end(&self) {
+        // The other side may be gone already; its end is noticed by reading.
+        let _ = match self {
+            Writer::Tcp(half) => SockRef::from(half.as_ref()).shutdown(Shutdown::Write),
+            Writer::Unix(half) => SockRef::from(half.as_ref()).shutdown(Shutdown::Write),
+        };
+    }
+}
+
 enum Moved {
     All,
-    Nothing,
     /// The receiver is slower: this is left.
     Part(Vec<u8>),
     End,
 }
 
-async fn copy(from: &Stream, to: &Stream, passage: &Passage) -> io::Result<()> {
+async fn copy(mut from: Reader<'_>, to: &Writer<'_>, passage: &Passage) -> io::Result<()> {
     loop {
-        from.readable().await?;
-        match BUFFER.with_borrow_mut(|buffer| step(from, to, passage, buffer))? {
-            Moved::All | Moved::Nothing => {}
+        // The buffer is borrowed within one poll only, never while this task waits.
+        let moved = poll_fn(|cx| BUFFER.with_borrow_mut(|buffer| step(cx, &mut from, to, passage, buffer))).await?;
+        match moved {
+            Moved::All => {}
             Moved::Part(rest) => to.write_all(&rest).await?,
             Moved::End => return Ok(()),
         }
-        // A stream that is always ready must not starve the others of this thread.
-        tokio::task::consume_budget().await;
     }
 }
 
-fn step(from: &Stream, to: &Stream, passage: &Passage, buffer: &mut [u8]) -> io::Result<Moved> {
-    let read = match from.try_read(buffer) {
-        Ok(0) => return Ok(Moved::End),
-        Ok(read) => &buffer[..read],
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(Moved::Nothing),
-        Err(error) => return Err(error),
-    };
-    if !passage.may_pass() {
-        return Err(io::ErrorKind::ConnectionAborted.into());
+/// Reads what there is and writes what goes.
+fn step(
+    cx: &mut Context<'_>,
+    from: &mut Reader<'_>,
+    to: &Writer<'_>,
+    passage: &Passage,
+    buffer: &mut [u8],
+) -> Poll<io::Result<Moved>> {
+    let mut buffer = ReadBuf::new(buffer);
+    // Also what keeps a stream that is always ready from starving the others: tokio gives it a budget.
+    ready!(from.poll_read(cx, &mut buffer))?;
+    let read = buffer.filled();
+    if read.is_empty() {
+        return Poll::Ready(Ok(Moved::End));
     }
-    match to.try_write(read) {
+    if !passage.may_pass() {
+        return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+    }
+    Poll::Ready(match to.try_write(read) {
         Ok(written) if written == read.len() => Ok(Moved::All),
         Ok(written) => Ok(Moved::Part(read[written..].to_vec())),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(Moved::Part(read.to_vec())),
         Err(error) => Err(error),
-    }
+    })
 }
 
 #[cfg(test)]
@@ -205,7 +237,7 @@ mod tests {
         let (far, server) = pair().await;
         let cut = CancellationToken::new();
         let passage = Passage::until(cut.clone());
-        let task = tokio::spawn(async move { join(&Stream::Tcp(near), &Stream::Tcp(far), &passage).await });
+        let task = tokio::spawn(async move { join(&mut Stream::Tcp(near), &mut Stream::Tcp(far), &passage).await });
         (client, server, cut, task)
     }
 

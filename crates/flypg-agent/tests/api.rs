@@ -85,7 +85,8 @@ fn what_is_meant_for_others_or_came_late_is_refused() {
 fn a_damaged_ledger_quarantines_the_node() {
     let mut node = Node::started("ord-1");
     node.bootstrap(&[]);
-    node.stop();
+    // Postgres is left running, and there is no ledger by which anybody could look after it.
+    node.kill_agent();
     for slot in ["a", "b"] {
         let path = node.root.path().join("data/ledger").join(slot);
         let bytes = std::fs::read(&path).unwrap();
@@ -94,6 +95,7 @@ fn a_damaged_ledger_quarantines_the_node() {
     node.start();
     let report = node.until("it is quarantined", |report| matches!(report.phase, Phase::Quarantined { .. }));
     assert!(report.postgres.is_none());
+    assert_eq!(control_state(&node), "shut down");
     assert_eq!(node.processes(), Vec::<String>::new());
     assert_eq!(node.assign(lead(&SystemId("7".to_owned())), &[]).status, 409);
 }

@@ -33,6 +33,43 @@ fn an_unfinished_clone_is_made_again() {
     assert!(exists(&standby.pgdata().join("standby.signal")));
 }
 
+/// The processes that work in the directory where data are made.
+fn makers(node: &Node) -> Vec<i32> {
+    let Ok(making) = node.root.path().join("data/making").canonicalize() else { return Vec::new() };
+    let pids = std::fs::read_dir("/proc").unwrap().flatten();
+    let here = pids.filter(|p| std::fs::read_link(p.path().join("cwd")).is_ok_and(|cwd| cwd.starts_with(&making)));
+    here.filter_map(|p| p.file_name().to_str()?.parse().ok()).collect()
+}
+
+#[test]
+fn a_clone_that_outlives_its_agent_does_no_harm() {
+    let primary = Node::started("ord-1");
+    let system_id = primary.bootstrap(&[]);
+    let mut standby = Node::started("ord-2");
+    let peers = [(&primary, PeerRole::Primary), (&standby, PeerRole::Joining)];
+    assert_eq!(primary.assign(lead(&system_id), &peers).status, 200);
+    assert_eq!(standby.assign(follow(&primary, &system_id), &peers).status, 200);
+    // Frozen in the middle, and its agent killed: it is still there when the next one begins.
+    let stop = |pid: &i32| {
+        let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::Signal::SIGSTOP);
+    };
+    let frozen = loop {
+        let found = makers(&standby);
+        found.iter().for_each(stop);
+        if !found.is_empty() {
+            break found;
+        }
+    };
+    standby.kill_agent();
+    makers(&standby).iter().for_each(stop);
+    standby.start();
+    standby.until("it streams", streams);
+    for pid in frozen {
+        let working = std::fs::read_link(format!("/proc/{pid}/cwd"));
+        assert!(working.is_err(), "{pid} still works in {working:?}");
+    }
+}
+
 #[test]
 fn an_unfinished_initdb_is_made_again_under_its_own_nonce_only() {
     let mut node = Node::started("ord-1");
