@@ -17,8 +17,10 @@ use crate::runtime::process::{Processes, octet};
 use crate::runtime::{ImageTable, Model, Reporter, Runtime};
 use crate::store::{Store, StoreError};
 use crate::world::World;
+use crate::world::faults::Fault;
 use crate::world::ips::AddressPlan;
 use crate::world::knobs::Knobs;
+use crate::world::refusal::Refusal;
 
 /// What an emulator is made of.
 #[derive(Clone, Debug)]
@@ -191,6 +193,25 @@ impl EmulatorHandle {
         self.address
     }
 
+    /// The world as it is now, for tests. A copy that nothing changes any more.
+    #[must_use]
+    pub fn world(&self) -> World {
+        self.engine.read(|world, _| world.clone())
+    }
+
+    /// Lets a fault happen, as `POST /_faults` does.
+    ///
+    /// # Errors
+    /// [`World::befall`].
+    pub fn befall(&self, fault: &Fault) -> Result<(), Refusal> {
+        self.engine.write(|world, now| world.befall(now, fault))
+    }
+
+    /// Adds a fault rule, as `POST /_faults` does, and returns it with its id.
+    pub fn add_rule(&self, rule: Rule) -> Rule {
+        self.engine.rules(|rules| rules.add(rule))
+    }
+
     /// Stops all machines in order (their stop signal and timeout) and then the API. The world still wants them to run:
     /// the next emulator in the same data directory starts them again.
     pub async fn shutdown(mut self) {
@@ -204,6 +225,7 @@ impl EmulatorHandle {
             let _ = task.await;
         }
         self.engine.flush().await;
+        self.release();
     }
 
     /// Ends the API at once and leaves the processes alone, as `kill -9` of the emulator would.
@@ -215,6 +237,13 @@ impl EmulatorHandle {
             let _ = task.await;
         }
         self.engine.runtime().abandon();
+        self.release();
+    }
+
+    fn release(&self) {
+        if let Some(store) = self.engine.store() {
+            store.release();
+        }
     }
 }
 
@@ -224,5 +253,6 @@ impl Drop for EmulatorHandle {
         self.server.abort();
         self.engine.closing.cancel();
         self.engine.runtime().abandon();
+        self.release();
     }
 }

@@ -16,6 +16,7 @@ use crate::runtime::Runtime;
 use crate::store::Store;
 use crate::world::World;
 use crate::world::app::App;
+use crate::world::hosts::HostStatus;
 use crate::world::refusal::Refusal;
 use crate::world::report::Report;
 use crate::world::shared::Shared;
@@ -183,7 +184,7 @@ impl Engine {
     /// The hosts that do not answer.
     pub(crate) fn unreachable(&self) -> BTreeSet<String> {
         self.read(|world, _| {
-            let lost = world.hosts.iter().filter(|host| !world.hosts.reachable(&host.id));
+            let lost = world.hosts.iter().filter(|host| host.status != HostStatus::Ok);
             lost.map(|host| host.id.clone()).collect()
         })
     }

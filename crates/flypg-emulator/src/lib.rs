@@ -37,6 +37,9 @@
 //! Each machine has an address in `127.<octet>.0.0/16`, kept across restarts and told as `private_ip`; the octet belongs
 //! to the data directory. Processes must listen on that address, not on `0.0.0.0`.
 //!
+//! A snapshot or fork freezes the machine's processes while its volume is copied, so that the copy is of one moment, as
+//! that of a block device is.
+//!
 //! Stopping the emulator ([`EmulatorHandle::shutdown`], SIGTERM of `flypg emulator`) stops all machines in order, and the
 //! next emulator in the same directory starts them again. Killing it leaves the processes running, and the next one takes
 //! them over (their exit codes are unknown, -1, because they are not its children). A machine whose processes died in
@@ -66,7 +69,7 @@
 //!
 //! # Not served
 //!
-//! Certificates, secret keys, Managed Postgres, OIDC and KMS tokens, `/.fly/api`: they answer 404 as unknown routes do.
+//! Certificates, secret keys, Managed Postgres, tokens beyond `current`, `/.fly/api`: they answer 404 as unknown routes do.
 //! Partitions between machines answer 501: processes share one loopback interface.
 
 mod emulator;

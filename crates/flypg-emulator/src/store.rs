@@ -28,7 +28,8 @@ pub(crate) struct Store {
     pending: Mutex<Pending>,
     woken: Notify,
     written: watch::Sender<u64>,
-    _lock: Flock<File>,
+    /// `None` once it was given up.
+    lock: Mutex<Option<Flock<File>>>,
 }
 
 #[derive(Debug, Default)]
@@ -89,9 +90,14 @@ impl Store {
             pending: Mutex::default(),
             woken: Notify::new(),
             written: watch::Sender::new(0),
-            _lock: lock,
+            lock: Mutex::new(Some(lock)),
         };
         Ok((store, world))
+    }
+
+    /// Lets another emulator use the directory. Nothing may be written after this.
+    pub(crate) fn release(&self) {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Notes changed apps. Called under the world's lock.

@@ -148,7 +148,7 @@ async fn machines_die_freeze_stick_and_move() {
     let api = Api::processes(data.path(), shell()).await;
     api.app("db").await;
     let volume = api.volume(json!({"name": "data", "region": "ord"})).await;
-    let ticking = "trap 'exit 0' INT; while :; do date +%s%N > data/tick; sleep 0.02; done";
+    let ticking = "trap 'exit 0' INT; while :; do date +%s%N > data/new; mv data/new data/tick; sleep 0.02; done";
     let config = merged(
         script(ticking),
         json!({"mounts": [{"volume": volume, "path": "/data"}], "restart": {"policy": "always"}}),

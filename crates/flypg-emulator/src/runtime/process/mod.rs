@@ -42,7 +42,8 @@ pub(crate) struct Inner {
     /// Copies of volumes under way at once.
     copies: Semaphore,
     closing: AtomicBool,
-    _octet: octet::Claim,
+    /// `None` once the emulator ended.
+    octet: Mutex<Option<octet::Claim>>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -78,7 +79,7 @@ impl Processes {
             mounted: Mutex::default(),
             copies: Semaphore::new(2),
             closing: AtomicBool::new(false),
-            _octet: octet,
+            octet: Mutex::new(Some(octet)),
         });
         tokio::spawn(housekeeping(Arc::downgrade(&inner)));
         Ok(Self { inner })
@@ -120,6 +121,11 @@ impl Inner {
         if !self.closing() {
             (self.reporter)(report);
         }
+    }
+
+    /// Lets another emulator have the network.
+    fn release(&self) {
+        self.octet.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     fn root(&self, machine: &str) -> PathBuf {
@@ -263,6 +269,7 @@ impl Runtime for Processes {
                 }
             }
             futures::future::join_all(ends).await;
+            self.inner.release();
         })
     }
 
@@ -272,6 +279,7 @@ impl Runtime for Processes {
             // An actor that already ended has nothing to let go of.
             let _ = actor.send(Order::Abandon);
         }
+        self.inner.release();
     }
 }
 
