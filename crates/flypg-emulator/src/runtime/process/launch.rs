@@ -50,6 +50,12 @@ pub(super) fn open_up(dir: &Path) -> io::Result<()> {
     fs::set_permissions(dir, fs::Permissions::from_mode(0o755))
 }
 
+/// The first directory above `dir` that only its owner may pass through.
+pub(super) fn shut_to_others(dir: &Path) -> Option<PathBuf> {
+    let shut = |dir: &&Path| fs::metadata(dir).is_ok_and(|meta| meta.permissions().mode() & 0o001 == 0);
+    dir.ancestors().skip(1).filter(|dir| !dir.as_os_str().is_empty()).find(shut).map(Path::to_path_buf)
+}
+
 /// The place of an absolute guest path below the root; `None` if it climbs out.
 fn below(root: &Path, guest_path: &str) -> Option<PathBuf> {
     let mut place = root.to_path_buf();

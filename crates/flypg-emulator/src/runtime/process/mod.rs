@@ -71,6 +71,10 @@ impl Processes {
         }
         // Unprivileged children have to get through.
         launch::open_up(&data).map_err(StartError::Prepare)?;
+        if let Some(shut) = launch::shut_to_others(&data).filter(|_| nix::unistd::geteuid().is_root()) {
+            let shut = shut.display();
+            tracing::warn!(%shut, "machines that give up root will not get into their directories below this one");
+        }
         let inner = Arc::new(Inner {
             data,
             images,
