@@ -1,6 +1,6 @@
 //! An emulator and a client that knows nothing about it.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use flypg_emulator::{Config, Emulator, EmulatorHandle, ImageTable, RuntimeKind};
@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 pub(crate) struct Api {
     pub(crate) emulator: EmulatorHandle,
+    _leftovers: Leftovers,
     client: reqwest::Client,
 }
 
@@ -39,6 +40,19 @@ impl Answer {
 
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
+/// Kills what a failed test leaves running.
+struct Leftovers(Option<PathBuf>);
+
+impl Drop for Leftovers {
+    fn drop(&mut self) {
+        if let Some(data) = self.0.as_ref().filter(|_| std::thread::panicking()) {
+            let pids = crate::processes::survivors(data);
+            // The test has failed anyway.
+            let _ = std::process::Command::new("kill").arg("-9").args(pids).status();
+        }
+    }
+}
+
 impl Api {
     pub(crate) async fn model() -> Self {
         Self::start(Config { seed: Some(1), ..Config::default() }).await
@@ -50,9 +64,10 @@ impl Api {
     }
 
     pub(crate) async fn start(config: Config) -> Self {
+        let leftovers = Leftovers(config.data.clone());
         let emulator = Emulator::start(config).await.unwrap();
         let client = reqwest::Client::builder().no_proxy().build().unwrap();
-        Self { emulator, client }
+        Self { emulator, _leftovers: leftovers, client }
     }
 
     /// A request with anything in it.
