@@ -33,10 +33,14 @@ impl Account {
     }
 }
 
-/// A program that runs as `account`, with an environment of its own: nothing of the agent's is passed on.
+/// A program that runs as `account`, with an environment of its own: no secret of the agent's is passed on.
 pub fn command(program: &Path, account: Option<Account>) -> Command {
     let mut command = Command::new(program);
     command.env_clear().env("PATH", "/usr/local/bin:/usr/bin:/bin").env("LC_ALL", "C").env("TZ", "UTC");
+    // By this an emulated machine knows which processes are its own.
+    if let Some(root) = std::env::var_os(crate::config::ROOT) {
+        command.env(crate::config::ROOT, root);
+    }
     // A signal for the agent's process group, such as Ctrl-C, is the agent's to pass on.
     command.process_group(0);
     if let Some(Account { uid, gid }) = account {

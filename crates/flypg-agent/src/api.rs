@@ -1,6 +1,7 @@
 //! What the controller asks of this node, over HTTP on port 5500.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -26,6 +27,8 @@ const LARGEST_BODY: usize = 1024 * 1024;
 const LONGEST_WAIT: Duration = Duration::from_secs(60);
 /// Everything else is answered within this, or the caller is told that it was not.
 const PATIENCE: Duration = Duration::from_secs(30);
+/// How long the answer to an order to restart waits for the restart.
+const RESTART: Duration = Duration::from_secs(45);
 
 #[derive(Debug, Deserialize)]
 struct ReportQuery {
@@ -44,8 +47,8 @@ struct RestartOrder {
 /// Answer of `POST /v1/restart`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct RestartAnswer {
-    /// Whether Postgres is being restarted; not, if nothing waits for it.
-    pub restarting: bool,
+    /// Postgres was restarted and serves again. Not, if nothing waited for it (200), or if it takes longer (202).
+    pub restarted: bool,
 }
 
 pub async fn serve(listener: TcpListener, shared: Arc<Shared>) -> std::io::Result<()> {
@@ -121,17 +124,22 @@ async fn assign(
 async fn restart(
     State(shared): State<Arc<Shared>>,
     body: Result<Bytes, BytesRejection>,
-) -> Result<Json<RestartAnswer>, Problem> {
+) -> Result<(StatusCode, Json<RestartAnswer>), Problem> {
     let order = match &body {
         Ok(body) if body.is_empty() => RestartOrder::default(),
         _ => read(body, "an order to restart")?,
     };
     let pending = shared.report.borrow().postgres.as_ref().is_some_and(|postgres| !postgres.pending_restart.is_empty());
-    let restarting = order.force || pending;
-    if restarting {
-        shared.order_restart();
+    if !order.force && !pending {
+        return Ok((StatusCode::OK, Json(RestartAnswer { restarted: false })));
     }
-    Ok(Json(RestartAnswer { restarting }))
+    let started_before = shared.starts.load(Ordering::Relaxed);
+    let mut here = shared.here.subscribe();
+    shared.order_restart();
+    let back = here.wait_for(|here| here.open && shared.starts.load(Ordering::Relaxed) > started_before);
+    let restarted = tokio::time::timeout(RESTART, back).await.is_ok();
+    let status = if restarted { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(RestartAnswer { restarted })))
 }
 
 fn read<T: for<'de> Deserialize<'de>>(body: Result<Bytes, BytesRejection>, what: &str) -> Result<T, Problem> {

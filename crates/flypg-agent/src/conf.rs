@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::time::SystemTime;
 
 use flypg_core::ledger::{Ledger, LedgerRole};
 use flypg_core::node::SettingsSeen;
@@ -36,6 +37,11 @@ pub struct Conf {
     judged: Option<BTreeMap<String, String>>,
     /// Whether `judged` went through `postgres -C`.
     tried: bool,
+    /// On a standby whose primary had more of something than is wanted: when the control file said so. It says
+    /// otherwise once the primary has restarted with less.
+    raised: Option<SystemTime>,
+    /// What is raised so.
+    pub withheld: Vec<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +64,8 @@ impl Conf {
     pub fn seen(&self, config: &Config, ledger: &Ledger, disk_mb: Option<u64>) -> SettingsSeen {
         let inputs = inputs(ledger, disk_mb);
         let Some((from, text)) = &self.wanted else { return SettingsSeen::Stale };
-        if *from != inputs || self.written.as_ref() != Some(text) || altered_by_system(config) {
+        let raised_before = self.raised.is_some() && self.raised != control_changed(config);
+        if *from != inputs || self.written.as_ref() != Some(text) || altered_by_system(config) || raised_before {
             SettingsSeen::Stale
         } else if self.loaded.as_ref() != Some(text) {
             SettingsSeen::Written
@@ -75,15 +82,16 @@ impl Conf {
             self.rejected = refused_by_us(&inputs.parameters);
             self.tried = false;
         }
+        let changed = control_changed(config); // before it is read, so that no change is missed
         let base = self.base(config, &inputs).await;
-        let mut text = self.text(&base, &inputs)?;
+        let (mut text, mut withheld) = self.text(&base, &inputs)?;
         // Nothing of the person's, nothing to try: what we write ourselves is tested.
         while !self.tried && !inputs.parameters.is_empty() {
             match self.try_out(config, &inputs.parameters, &text).await? {
                 Verdict::Good => self.tried = true,
                 Verdict::Bad(found) => {
                     self.rejected.extend(found);
-                    text = self.text(&base, &inputs)?;
+                    (text, withheld) = self.text(&base, &inputs)?;
                 }
             }
         }
@@ -93,6 +101,8 @@ impl Conf {
         files::replace(&pgdata.join("postgresql.conf"), text.as_bytes(), config.account)?;
         // A reload is due even if the text is the one before: ALTER SYSTEM may have changed what runs.
         self.loaded = None;
+        self.raised = changed.filter(|_| !withheld.is_empty());
+        self.withheld = withheld;
         self.written = Some(text.clone());
         self.wanted = Some((inputs, text));
         Ok(())
@@ -116,12 +126,17 @@ impl Conf {
         Base { derived: derive(config.guest, inputs.disk_mb, config.major), owned: owned(&of), limits }
     }
 
-    fn text(&self, base: &Base, inputs: &Inputs) -> Result<String, ConfError> {
+    /// The text, and what had to be raised above what is wanted, as this is a standby.
+    fn text(&self, base: &Base, inputs: &Inputs) -> Result<(String, Vec<String>), ConfError> {
         let person = inputs.parameters.iter().filter(|(name, _)| !self.rejected.contains_key(*name));
         let person = person.map(|(name, value)| (name.clone(), value.clone())).collect();
         let mut all = layered(base.derived.clone(), &person, base.owned.clone());
+        let wanted = all.clone();
         effective_for_standby(&mut all, &base.limits);
-        settings::render(&all).map_err(|error| ConfError::Unusable(error.to_string()))
+        let text = settings::render(&all).map_err(|error| ConfError::Unusable(error.to_string()))?;
+        let withheld = all.iter().filter(|(name, value)| wanted.get(*name) != Some(value));
+        let withheld = withheld.map(|(name, _)| name.clone()).collect();
+        Ok((text, withheld))
     }
 
     /// Lets `postgres -C` read the text, which checks every value and starts nothing.
@@ -209,6 +224,11 @@ struct Base {
 enum Verdict {
     Good,
     Bad(BTreeMap<String, String>),
+}
+
+/// When the control file was last written; Postgres writes it with every restartpoint and change of these settings.
+fn control_changed(config: &Config) -> Option<SystemTime> {
+    std::fs::metadata(config.paths.pgdata.join("global/pg_control")).and_then(|m| m.modified()).ok()
 }
 
 fn inputs(ledger: &Ledger, disk_mb: Option<u64>) -> Inputs {

@@ -11,7 +11,7 @@ use flypg_core::settings::Guest;
 use crate::account::{Account, AccountError};
 
 /// Where absolute guest paths begin; set where the guest is not a machine of its own.
-const ROOT: &str = "FLY_EMULATOR_ROOT";
+pub(crate) const ROOT: &str = "FLY_EMULATOR_ROOT";
 /// Overrides where PostgreSQL's programs are.
 const BIN: &str = "FLYPG_POSTGRES_BIN";
 /// The address that every port binds to, where it is not [`PRIVATE_IP`]: `::` lets Fly's proxy in as well.

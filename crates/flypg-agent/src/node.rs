@@ -283,7 +283,6 @@ impl Node {
         let open = local.postmaster == Seen::Up && (standby || self.roles_ensured);
         let streams = standby && self.sight.as_ref().is_some_and(|sight| sight.streams);
         let here = Here { open, streams };
-        self.shared.here.send_if_modified(|now| std::mem::replace(now, here) != here);
         let postgres = self.postgres();
         self.shared.publish(|report| {
             report.phase = phase;
@@ -291,6 +290,8 @@ impl Node {
             report.disk = self.disk;
             report.crashes = self.crash_count;
         });
+        // After the report: whoever is let in because of this may rely on what it says.
+        self.shared.here.send_if_modified(|now| std::mem::replace(now, here) != here);
     }
 
     pub(crate) fn postgres(&self) -> Option<PgReport> {
@@ -311,6 +312,7 @@ impl Node {
             settings: settings::digest(&self.in_force),
             parameters: self.in_force.clone(),
             pending_restart: self.pending_restart.clone(),
+            withheld: self.conf.withheld.clone(),
             rejected: self.conf.rejected.clone(),
         })
     }

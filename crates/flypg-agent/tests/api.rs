@@ -79,6 +79,12 @@ fn what_is_meant_for_others_or_came_late_is_refused() {
     refused(node.put(&again), "not blank");
     again.task = lead(&system_id);
     refused(node.put(&again), "the assignment speaks of 7");
+    // A record that was lost and made again re-affirms the primary.
+    again.task = lead(&report.postgres.unwrap().system_id);
+    again.epoch = Epoch(1005);
+    assert_eq!(node.put(&again).status, 200);
+    assert_eq!(node.report().promised, Epoch(1005));
+    node.until("it goes on", is_primary);
 }
 
 #[test]

@@ -61,6 +61,24 @@ async fn a_dead_postmaster_is_back_at_once() {
     assert_eq!(back.incarnation, before.incarnation);
 }
 
+#[test]
+fn a_postmaster_that_keeps_dying_is_reported_and_tried_again() {
+    let node = Node::started("ord-1");
+    node.bootstrap(&[]);
+    for crash in 1..=3 {
+        kill(Pid::from_raw(node.postmaster_pid()), Signal::SIGKILL).unwrap();
+        node.until("the crash is counted", |report| report.crashes == crash);
+        if crash < 3 {
+            node.until("it runs again", is_primary);
+        }
+    }
+    node.until(
+        "it waits and says why",
+        |report| matches!(&report.phase, Phase::Failing { why } if why.contains("signal: 9")),
+    );
+    node.until("it runs again", is_primary);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_agent_takes_over_from_a_killed_one() {
     let mut node = Node::started("ord-1");

@@ -173,10 +173,10 @@ impl Ledger {
 
     fn lead(&self, epoch: Epoch, data: &DataDir) -> Result<LedgerRole, Refusal> {
         match &self.role {
-            LedgerRole::Primary { epoch: leads, .. } if *leads == epoch => Ok(self.role.clone()),
-            LedgerRole::Primary { .. } | LedgerRole::Replica { .. } => {
-                Err(Refusal::NotPromoted { role: self.role.to_string(), given: epoch })
-            }
+            // A higher epoch re-affirms it: the record was lost and made again, with no other primary in between. That
+            // rests on nobody being promoted without this node's promise; a promotion must keep it so.
+            LedgerRole::Primary { nonce, .. } => Ok(LedgerRole::Primary { epoch, nonce: nonce.clone() }),
+            LedgerRole::Replica { .. } => Err(Refusal::NotPromoted { role: self.role.to_string(), given: epoch }),
             LedgerRole::Blank if !matches!(data, DataDir::Blank) => Err(Refusal::UnknownData),
             LedgerRole::Blank | LedgerRole::Initialising { .. } | LedgerRole::Cloning { .. } => {
                 Err(Refusal::NothingToLead { found: data.to_string() })

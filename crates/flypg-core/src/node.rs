@@ -36,6 +36,24 @@ pub struct Local {
     pub stopping: bool,
 }
 
+impl Local {
+    /// A machine on which nothing runs and nothing was tried yet.
+    pub fn fresh(major: u32, data: DataDir) -> Self {
+        Self {
+            major,
+            data,
+            postmaster: Postmaster::Down,
+            crashes: Vec::new(),
+            failed_makes: Vec::new(),
+            settings: SettingsSeen::Stale,
+            roles_ensured: false,
+            slots: None,
+            restart_ordered: false,
+            stopping: false,
+        }
+    }
+}
+
 /// The data directory. Data in the making lie elsewhere and move here when they are complete, so that what is here is
 /// whole.
 #[derive(Debug, Clone, PartialEq, Eq)]

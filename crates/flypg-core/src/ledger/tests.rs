@@ -99,7 +99,7 @@ fn what_a_node_accepts() {
         the primary of epoch 3, data of PostgreSQL 15, system 7 | Bootstrap 3 | ok: the primary of epoch 3
         the primary of epoch 3, data of PostgreSQL 15, system 7 | Bootstrap 4 | BootstrapOverData
         the primary of epoch 3, data of PostgreSQL 15, system 7 | Lead 3 | ok: the primary of epoch 3
-        the primary of epoch 3, data of PostgreSQL 15, system 7 | Lead 4 | NotPromoted
+        the primary of epoch 3, data of PostgreSQL 15, system 7 | Lead 4 | ok: the primary of epoch 4
         the primary of epoch 3, data of PostgreSQL 15, system 7 | Follow 3 | NotDemoted
         the primary of epoch 3, data of PostgreSQL 15, system 7 | Follow 4 | NotDemoted
         a replica of ord-2, data of PostgreSQL 15, system 7 | Bootstrap 3 | BootstrapOverData

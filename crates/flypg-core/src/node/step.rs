@@ -1,6 +1,6 @@
 //! The decision, as one function.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::*;
@@ -183,23 +183,4 @@ pub(super) fn restart_at(crashes: &[Timestamp], now: Timestamp) -> Timestamp {
 
 fn after(at: Timestamp, wait: Duration) -> Timestamp {
     at.checked_add(wait).unwrap_or(Timestamp::MAX)
-}
-
-/// Names used by [`Local::slots`]; here so that the agent and the tests build it alike.
-impl Local {
-    /// A machine on which nothing was done yet.
-    pub fn fresh(major: u32, data: DataDir) -> Self {
-        Self {
-            major,
-            data,
-            postmaster: Postmaster::Down,
-            crashes: Vec::new(),
-            failed_makes: Vec::new(),
-            settings: SettingsSeen::Stale,
-            roles_ensured: false,
-            slots: None::<BTreeMap<_, _>>,
-            restart_ordered: false,
-            stopping: false,
-        }
-    }
 }
