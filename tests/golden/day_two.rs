@@ -110,6 +110,16 @@ fn a_primary_does_not_restart_before_every_standby_knows_what_it_needs() {
 }
 
 #[test]
+fn a_standby_that_keeps_more_than_asked_is_waited_for() {
+    let scenario = Scenario::running("two-node").happens(|world| {
+        world.report("ord-2").postgres.as_mut().unwrap().withheld = vec!["max_connections".to_owned()];
+    });
+    check_holds(&scenario.turns().remove(0), expect![[r#"
+        parameters of ord-2: until ord-2 has read its parameters
+    "#]]);
+}
+
+#[test]
 fn parameters_that_postgres_refused_are_told() {
     let scenario = Scenario::running("development").happens(|world| {
         let rejected = &mut world.report("ord-1").postgres.as_mut().unwrap().rejected;

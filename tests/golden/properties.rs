@@ -212,6 +212,7 @@ fn report(fate: &Fate, id: &str, fit: Fit) -> NodeReport {
             settings: String::new(),
             parameters: BTreeMap::new(),
             pending_restart: Vec::new(),
+            withheld: Vec::new(),
             rejected: BTreeMap::new(),
         }),
         disk: None,

@@ -5,7 +5,7 @@ use flypg_core::Timestamp;
 use flypg_core::names::NodeName;
 use flypg_core::observed::{Machine, MachineConfig, Observed, Power, Seen, Unknown, Volume};
 use flypg_core::plan::{self, Plan};
-use flypg_core::protocol::{NodeReport, Phase};
+use flypg_core::protocol::NodeReport;
 use flypg_core::render::{self, Paint, Preview};
 use flypg_core::spec::{self, ClusterSpec, SnapshotPolicy};
 
@@ -187,13 +187,6 @@ impl Edit for Observed {
             }),
         });
     }
-}
-
-/// A node as it is between boot and its first assignment.
-pub(crate) fn blank(report: &mut NodeReport) {
-    report.phase = Phase::Blank;
-    report.postgres = None;
-    report.assignment = None;
 }
 
 /// The holds of a plan, one a line.

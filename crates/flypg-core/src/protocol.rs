@@ -162,6 +162,9 @@ pub struct PgReport {
     pub parameters: BTreeMap<String, String>,
     /// Parameters that are on disk but need a restart of Postgres to take effect.
     pub pending_restart: Vec<String>,
+    /// Parameters that a standby keeps higher than asked for, because its primary still has, or had, that much.
+    #[serde(default)]
+    pub withheld: Vec<String>,
     /// Parameters of the assignment that Postgres refused, with its words.
     pub rejected: BTreeMap<String, String>,
 }

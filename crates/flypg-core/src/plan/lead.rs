@@ -279,7 +279,7 @@ fn progress(
 fn read(draft: &mut Draft, world: &World<'_>, name: &NodeName, node: &Node<'_>) {
     let Some(pg) = node.running() else { return };
     let work = Work::Change { node: name.clone(), field: Field::Parameters };
-    if !node.has_read(&world.spec.postgres.parameters) {
+    if !node.has_read(&world.spec.postgres.parameters) || !pg.withheld.is_empty() {
         draft.hold(work, Until::ParametersRead { node: name.clone() });
     } else if !pg.rejected.is_empty() {
         draft.hold(work, Until::ParametersAccepted { rejected: pg.rejected.clone() });

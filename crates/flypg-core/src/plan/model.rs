@@ -215,6 +215,7 @@ fn assign(world: &mut Observed, machine: &str, assignment: &Assignment) {
         settings: String::new(),
         parameters: assignment.parameters.clone(),
         pending_restart: Vec::new(),
+        withheld: Vec::new(),
         rejected: BTreeMap::new(),
     });
     pg.role = role;
