@@ -36,8 +36,12 @@ pub(crate) enum CliError {
         #[source]
         source: ConfigError,
     },
-    #[error("the Machines API at {api} cannot be read: {error}")]
-    Unseen { api: String, error: String },
+    #[error("the Machines API at {api} cannot be read")]
+    Unseen {
+        api: String,
+        #[source]
+        source: Words,
+    },
     #[error("FLY_API_TOKEN is not set")]
     NoToken,
     #[error("there is no place to keep keys and records: neither XDG_STATE_HOME nor HOME is set")]
@@ -115,6 +119,11 @@ pub(crate) enum CliError {
         source: io::Error,
     },
 }
+
+/// An error of which only the words are left: an observation keeps no more.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(crate) struct Words(pub(crate) String);
 
 impl CliError {
     pub(crate) fn exit(&self) -> Exit {

@@ -56,6 +56,11 @@ impl Progress {
         self.rewrite(&mut shown);
     }
 
+    /// Nothing more is told.
+    pub(crate) fn interrupted(&self) {
+        self.wipe(&mut self.shown.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+
     fn whose(&self, cluster: &ClusterName) -> String {
         if self.several { format!("{cluster}: ") } else { String::new() }
     }

@@ -228,7 +228,7 @@ mod tests {
         store.settle(&cluster, settled, Some(made.clone())).await.unwrap();
         let recalled = store.recall(&cluster).await.unwrap();
         assert_eq!(recalled.doubts, [doubt("pg_ord_2", 2)]);
-        assert_eq!(recalled.known, [made.clone()]);
+        assert_eq!(recalled.known, std::slice::from_ref(&made));
 
         store.note(&cluster, vec![made.clone()], vec![]).await.unwrap();
         store.note(&cluster, vec![], vec![made]).await.unwrap();

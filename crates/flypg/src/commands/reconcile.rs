@@ -22,9 +22,10 @@ use tokio::time::{Instant, timeout_at};
 
 use super::files;
 use crate::cli::{PlanFormat, Reconcile};
-use crate::error::{CliError, Exit};
+use crate::error::{CliError, Exit, Words};
 use crate::progress::Progress;
 use crate::settings::{Settings, actuator};
+use crate::signals;
 use crate::terminal::Terminal;
 
 /// What ends by itself has this long, if nothing else was said.
@@ -66,6 +67,9 @@ async fn dry_run(
     });
     let looks: Vec<(Wanted, Observed, Vec<Plan>)> = join_all(looks).await;
     for (wanted, observed, turns) in &looks {
+        if args.output != PlanFormat::Json && unseen(observed).is_some() {
+            continue; // there is nothing to show, and the error says why
+        }
         let preview = Preview { spec: wanted.spec(), observed, turns };
         let text = match args.output {
             PlanFormat::Text => render::text(&preview, terminal.out),
@@ -78,7 +82,7 @@ async fn dry_run(
     }
     // What could not be seen cannot be planned: that is no answer, with or without --exit-code.
     if let Some(error) = looks.iter().find_map(|(_, observed, _)| unseen(observed)) {
-        return Err(CliError::Unseen { api: settings.api.clone(), error });
+        return Err(CliError::Unseen { api: settings.api.clone(), source: Words(error) });
     }
     if !args.exit_code {
         return Ok(Exit::Done);
@@ -109,6 +113,7 @@ async fn reconcile(
     settings: &Settings,
     terminal: &Terminal,
 ) -> Result<Exit, CliError> {
+    let signals = signals::Stop::listen()?;
     let client = settings.client()?;
     let holder = Holder { pid: std::process::id(), command: "flypg reconcile".to_owned(), listen: None };
     let _lock = StateLock::acquire(&settings.state, &holder).map_err(|source| CliError::Locked { source })?;
@@ -137,7 +142,14 @@ async fn reconcile(
         }
         keep(cluster, keeper, deadline, &store, &progress)
     });
-    let kept = try_join_all(keepers).await?;
+    let kept = tokio::select! {
+        kept = try_join_all(keepers) => kept?,
+        () = signals.wait() => {
+            progress.interrupted();
+            terminal.say("stopped; what was begun is noted, and the same command goes on from there\n");
+            return Ok(Exit::Held);
+        }
+    };
 
     let mut exit = Exit::Done;
     for (cluster, end) in &kept {
