@@ -36,7 +36,8 @@ fn an_edge_marks_a_change_of_effect() {
         ("flypg-agent", vec!["flypg-core"]),
         ("flypg-controller", vec!["flypg-core", "flypg-machines"]),
         ("flypg-core", vec![]),
-        ("flypg-emulator", vec!["flypg-machines"]),
+        // Not even the wire types of the client: two readings of the documentation that check each other.
+        ("flypg-emulator", vec![]),
         ("flypg-machines", vec![]),
     ];
     for (name, allowed) in allowed {
