@@ -36,7 +36,8 @@ fn no_token_and_no_platform() {
         |
         | hint: give the API's address with --api, such as http://127.0.0.1:4280
         exit 1
-    "#]].assert_eq(&shell.transcript("reconcile -f orders.yaml --api ftp://127.0.0.1 --dry-run"));
+    "#]]
+    .assert_eq(&shell.transcript("reconcile -f orders.yaml --api ftp://127.0.0.1 --dry-run"));
     expect![[r#"
         $ flypg reconcile -f orders.yaml --api http://127.0.0.1:1 --dry-run
         | error: the Machines API at http://127.0.0.1:1 cannot be read

@@ -38,7 +38,7 @@ fn metadata(observed: &Observed) -> Action {
 #[tokio::test]
 async fn an_error_says_whether_it_may_have_happened() {
     let (rig, actuator, observed) = made().await;
-    let mut outcome = async |effect: serde_json::Value| {
+    let outcome = async |effect: serde_json::Value| {
         rig.no_faults().await;
         rig.fault(json!({ "match": { "method": "PATCH" }, "effect": effect })).await;
         actuator.act(&metadata(&observed)).await.unwrap_err()

@@ -21,14 +21,14 @@ const SETTLE: SignedDuration = SignedDuration::from_millis(700);
 const LIMIT: Duration = Duration::from_secs(60);
 
 /// An emulator, and a controller's state directory.
-pub struct Rig {
-    pub emulator: EmulatorHandle,
-    pub state: TempDir,
+pub(crate) struct Rig {
+    pub(crate) emulator: EmulatorHandle,
+    pub(crate) state: TempDir,
     http: reqwest::Client,
 }
 
 /// The largest cluster of `examples/`: 5 nodes and more in several regions.
-pub fn spec(nodes: u32) -> ClusterSpec {
+pub(crate) fn spec(nodes: u32) -> ClusterSpec {
     let text = format!(
         "apiVersion: flypg/v1\nkind: PostgresCluster\nmetadata: {{ name: orders-db }}\nspec:\n  \
          organization: personal\n  preset: production-small\n  postgres: {{ version: 15 }}\n  \
@@ -38,17 +38,17 @@ pub fn spec(nodes: u32) -> ClusterSpec {
 }
 
 impl Rig {
-    pub async fn start(knobs: Knobs) -> Self {
+    pub(crate) async fn start(knobs: Knobs) -> Self {
         let emulator = Emulator::start(Config { knobs, ..Config::default() }).await.expect("an emulator starts");
         Self { emulator, state: TempDir::new().unwrap(), http: reqwest::Client::new() }
     }
 
     /// The same Fly, and a controller that knows nothing of what was made in it.
-    pub fn with_a_new_memory(self) -> Self {
+    pub(crate) fn with_a_new_memory(self) -> Self {
         Self { state: TempDir::new().unwrap(), ..self }
     }
 
-    pub fn client(&self, token: &str) -> Client {
+    pub(crate) fn client(&self, token: &str) -> Client {
         let mut config = ClientConfig::new(self.emulator.url()).with_token(token).with_limits(Limits::none());
         config.patience = Duration::from_secs(5);
         config.timeout = Duration::from_secs(2);
@@ -56,7 +56,7 @@ impl Rig {
     }
 
     /// A controller's eyes and hands, as a process that was started now would have them.
-    pub fn controller(&self) -> (LiveObserver, LiveActuator) {
+    pub(crate) fn controller(&self) -> (LiveObserver, LiveActuator) {
         let store = Store::open(self.state.path()).unwrap();
         let observer = LiveObserver {
             fly: self.client("controller"),
@@ -64,6 +64,7 @@ impl Rig {
             store: store.clone(),
             // Without it no agent is asked: there is none.
             master: None,
+            patience: Duration::from_secs(5),
             settle: SETTLE,
         };
         let actuator = LiveActuator {
@@ -77,13 +78,13 @@ impl Rig {
         (observer, actuator)
     }
 
-    pub fn keeper(&self, wanted: Wanted) -> Keeper<LiveObserver, LiveActuator, ()> {
+    pub(crate) fn keeper(&self, wanted: Wanted) -> Keeper<LiveObserver, LiveActuator, ()> {
         let (observer, actuator) = self.controller();
         Keeper::new(wanted, observer, actuator, (), Timestamp::now)
     }
 
     /// Turns until only agents are waited for.
-    pub async fn until_agents_are_waited_for(&self, wanted: &Wanted) -> Turn {
+    pub(crate) async fn until_agents_are_waited_for(&self, wanted: &Wanted) -> Turn {
         let mut keeper = self.keeper(wanted.clone());
         let begun = std::time::Instant::now();
         loop {
@@ -105,7 +106,7 @@ impl Rig {
         }
     }
 
-    pub async fn fault(&self, rule: Value) -> String {
+    pub(crate) async fn fault(&self, rule: Value) -> String {
         let url = format!("{}/_faults", self.emulator.url());
         let answer = self.http.post(url).json(&rule).send().await.unwrap();
         assert!(answer.status().is_success(), "{rule}: {}", answer.status());
@@ -113,30 +114,30 @@ impl Rig {
         answer["id"].as_str().unwrap_or_default().to_owned()
     }
 
-    pub async fn no_faults(&self) {
+    pub(crate) async fn no_faults(&self) {
         self.http.delete(format!("{}/_faults", self.emulator.url())).send().await.unwrap();
     }
 
     /// How many requests below `/v1` a rule has seen.
-    pub async fn seen(&self, rule: &str) -> u64 {
+    pub(crate) async fn seen(&self, rule: &str) -> u64 {
         let url = format!("{}/_faults", self.emulator.url());
         let rules: Value = self.http.get(url).send().await.unwrap().json().await.unwrap();
         let rules = rules.as_array().or_else(|| rules["rules"].as_array()).cloned().unwrap_or_default();
         rules.iter().find(|found| found["id"] == rule).and_then(|found| found["seen"].as_u64()).expect("a counter")
     }
 
-    pub async fn count_calls(&self) -> String {
+    pub(crate) async fn count_calls(&self) -> String {
         self.fault(json!({ "effect": { "delay": { "ms": 0 } } })).await
     }
 
-    pub async fn knobs(&self, change: Value) {
+    pub(crate) async fn knobs(&self, change: Value) {
         let url = format!("{}/_knobs", self.emulator.url());
         let answer = self.http.patch(url).json(&change).send().await.unwrap();
         assert!(answer.status().is_success(), "{change}: {}", answer.status());
     }
 
     /// Names of the app's volumes and Machines, as they are and not as lists say that they were.
-    pub async fn things(&self) -> (Vec<String>, Vec<String>, usize) {
+    pub(crate) async fn things(&self) -> (Vec<String>, Vec<String>, usize) {
         let names = |list: Vec<String>| {
             let mut list = list;
             list.sort();

@@ -14,7 +14,7 @@ use flypg_core::observed::{Address, App, Machine, Observed, Power, Seen, Unknown
 use flypg_core::plan::Subject;
 use flypg_core::protocol::NodeReport;
 use flypg_core::spec::ClusterSpec;
-use flypg_machines::{Cause, Client, Error, Request, apps, ips, machines, secrets, volumes};
+use flypg_machines::{Cause, Client, Error, Page, Request, apps, ips, machines, secrets, volumes};
 use futures::future::join_all;
 use jiff::SignedDuration;
 
@@ -25,7 +25,7 @@ use crate::words::chain;
 
 /// How long something just made may stay invisible: what Fly's own client allows.
 const VISIBLE_AFTER: SignedDuration = SignedDuration::from_secs(60);
-/// What a client that is looked through should be given for one call, repeats included: the next turn looks again.
+/// For a loop: the next turn looks again.
 pub const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The door through which the world is seen.
@@ -45,6 +45,8 @@ pub struct LiveObserver {
     pub store: Store,
     /// Without it no agent answers, and none is asked.
     pub master: Option<Key>,
+    /// How long one read may take, repeats included.
+    pub patience: Duration,
     /// How long after a call whose outcome is not known a read may still miss what it did.
     pub settle: SignedDuration,
 }
@@ -129,9 +131,16 @@ struct Platform {
     reports: BTreeMap<String, Seen<NodeReport>>,
 }
 
+/// Why there is no list.
+struct Unlisted {
+    /// The answer was that there is no such app.
+    absent: bool,
+    why: Unknown,
+}
+
 impl Look<'_> {
     async fn send<T>(&self, request: Request<T>) -> Result<T, Error> {
-        self.observer.fly.send(request).await
+        self.observer.fly.send_within(request, self.observer.patience).await
     }
 
     async fn read<T, U>(&self, request: Request<T>, translate: impl FnOnce(T) -> U) -> Seen<U> {
@@ -142,14 +151,17 @@ impl Look<'_> {
     }
 
     fn unknown<T>(&self, error: &Error) -> Seen<T> {
+        Seen::Unknown { why: self.why(error) }
+    }
+
+    fn why(&self, error: &Error) -> Unknown {
         let refused = matches!(error.cause(), Some(Cause::Unauthorized | Cause::Forbidden));
-        let why = match refused || error.is_not_found() {
+        match refused || error.is_not_found() {
             // A new app may be hidden from its own maker for a moment.
             true if self.is_new(Thing::App, self.cluster.as_str()) => Unknown::Changing,
             true if refused => Unknown::Forbidden { error: chain(error) },
             _ => Unknown::NoAnswer { error: chain(error) },
-        };
-        Seen::Unknown { why }
+        }
     }
 
     fn is_new(&self, thing: Thing, id: &str) -> bool {
@@ -161,10 +173,9 @@ impl Look<'_> {
     async fn machines_and_what_hangs_on_them(&self) -> Platform {
         let app = self.cluster.as_str();
         let list = |cursor| machines::list(app, &machines::ListMachines { cursor, ..Default::default() });
-        match self.observer.fly.all(list).await {
+        match self.list(list).await {
             Ok(listed) => {
-                let machines =
-                    self.confirm(listed.items, Thing::Machine, |id| machines::get(app, id), |wire| &wire.id).await;
+                let machines = self.confirm(listed, Thing::Machine, |id| machines::get(app, id), |wire| &wire.id).await;
                 let translate = |wire| translate::machine(wire, self.cluster);
                 let machines = machines.map(|list| list.into_iter().filter_map(translate).collect::<Vec<_>>());
                 let known = machines.known().map_or(&[][..], Vec::as_slice);
@@ -172,12 +183,12 @@ impl Look<'_> {
                 let here = App { organization: None };
                 Platform { app: Seen::at(self.now, Some(here)), machines, addresses, reports }
             }
-            Err(error) => {
-                let app = if error.is_not_found() { self.confirm_app().await } else { self.unknown(&error) };
+            Err(Unlisted { absent, why }) => {
+                let app = if absent { self.confirm_app().await } else { Seen::Unknown { why: why.clone() } };
                 Platform {
                     app,
-                    machines: self.unknown(&error),
-                    addresses: self.unknown(&error),
+                    machines: Seen::Unknown { why: why.clone() },
+                    addresses: Seen::Unknown { why },
                     reports: BTreeMap::new(),
                 }
             }
@@ -210,12 +221,28 @@ impl Look<'_> {
     async fn volumes(&self) -> Seen<Vec<Volume>> {
         let app = self.cluster.as_str();
         let list = |cursor| volumes::list(app, &volumes::ListVolumes { cursor, ..Default::default() });
-        match self.observer.fly.all(list).await {
+        match self.list(list).await {
             Ok(listed) => self
-                .confirm(listed.items, Thing::Volume, |id| volumes::get(app, id), |wire| &wire.id)
+                .confirm(listed, Thing::Volume, |id| volumes::get(app, id), |wire| &wire.id)
                 .await
                 .map(|list| list.into_iter().filter_map(translate::volume).collect()),
-            Err(error) => self.unknown(&error),
+            Err(Unlisted { why, .. }) => Seen::Unknown { why },
+        }
+    }
+
+    /// All of a list. Without a limit it comes on one page; if it does not, all of them are read in the time of one.
+    async fn list<T>(&self, page: impl Fn(Option<String>) -> Request<Page<T>>) -> Result<Vec<T>, Unlisted> {
+        let unlisted = |error: Error| Unlisted { absent: error.is_not_found(), why: self.why(&error) };
+        let list = self.send(page(None)).await.map_err(unlisted)?;
+        if list.next_cursor.is_none() {
+            return Ok(list.items);
+        }
+        match tokio::time::timeout(self.observer.patience, self.observer.fly.all(page)).await {
+            Ok(list) => list.map(|list| list.items).map_err(unlisted),
+            Err(_) => {
+                let error = "its pages take too long".to_owned();
+                Err(Unlisted { absent: false, why: Unknown::NoAnswer { error } })
+            }
         }
     }
 

@@ -35,21 +35,9 @@ impl Settings {
         Ok(Self { api: api(global), state: state(global)?, settle: global.settle })
     }
 
-    /// A client for a command that somebody waits for: it gives up soon.
-    ///
-    /// # Errors
-    /// If the address or the token cannot be used.
-    pub(crate) fn impatient_client(&self) -> Result<Client, CliError> {
-        self.client_with(IMPATIENCE)
-    }
-
     /// # Errors
     /// If the address or the token cannot be used.
     pub(crate) fn client(&self) -> Result<Client, CliError> {
-        self.client_with(PATIENCE)
-    }
-
-    fn client_with(&self, patience: Duration) -> Result<Client, CliError> {
         let local = is_local(&self.api);
         let token = match variable("FLY_API_TOKEN") {
             Some(token) => token,
@@ -57,7 +45,6 @@ impl Settings {
             None => return Err(CliError::NoToken),
         };
         let mut config = ClientConfig::new(&self.api).with_token(token);
-        config.patience = patience;
         if local {
             config.limits = Limits::none();
         }
@@ -80,10 +67,16 @@ impl Settings {
         }
     }
 
+    /// Eyes for a loop.
     pub(crate) fn observer(&self, fly: Client, store: Store, master: Option<Key>) -> Result<LiveObserver, CliError> {
         let agents = AgentClient::new().map_err(|source| CliError::Agents { source })?;
         let settle = SignedDuration::try_from(self.settle).unwrap_or(SignedDuration::MAX);
-        Ok(LiveObserver { fly, agents, store, master, settle })
+        Ok(LiveObserver { fly, agents, store, master, patience: PATIENCE, settle })
+    }
+
+    /// Eyes for one look, while somebody waits at a prompt.
+    pub(crate) fn impatient_observer(&self, store: Store, master: Option<Key>) -> Result<LiveObserver, CliError> {
+        Ok(LiveObserver { patience: IMPATIENCE, ..self.observer(self.client()?, store, master)? })
     }
 }
 

@@ -41,7 +41,7 @@ async fn endpoint(
 ) -> Result<String, CliError> {
     let store = Store::open_to_read(&settings.state)?;
     let known = chosen(store.specs().await?, Some(cluster))?;
-    let observer = settings.observer(settings.impatient_client()?, store, Some(master.clone()))?;
+    let observer = settings.impatient_observer(store, Some(master.clone()))?;
     let status = look(&observer, &known).await?.into_iter().next();
     let endpoints = status.as_ref().map(|status| &status.endpoints);
     let (door, endpoint) = match args.read_only {

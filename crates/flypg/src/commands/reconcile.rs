@@ -55,7 +55,7 @@ async fn dry_run(
 ) -> Result<Exit, CliError> {
     let store = Store::open_to_read(&settings.state)?;
     let wanted = wishes.wanted(&store.specs().await?);
-    let observer = settings.observer(settings.impatient_client()?, store, settings.master()?)?;
+    let observer = settings.impatient_observer(store, settings.master()?)?;
     let looks = wanted.into_values().map(|wanted| {
         let mut observer = observer.clone();
         async move {

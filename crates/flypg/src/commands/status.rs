@@ -22,7 +22,7 @@ pub(crate) fn run(args: &Status, settings: &Settings, terminal: &Terminal) -> Re
     let name: Option<ClusterName> = args.cluster.as_deref().map(parse_name).transpose()?;
     let store = Store::open_to_read(&settings.state)?;
     crate::runtime()?.block_on(async {
-        let observer = settings.observer(settings.impatient_client()?, store.clone(), settings.master()?)?;
+        let observer = settings.impatient_observer(store.clone(), settings.master()?)?;
         let mut last = String::new();
         loop {
             let known = chosen(store.specs().await?, name.as_ref())?;
