@@ -4,3 +4,4 @@
 mod acts;
 mod looks;
 mod rig;
+mod stay;

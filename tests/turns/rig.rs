@@ -27,14 +27,17 @@ pub(crate) struct Rig {
     http: reqwest::Client,
 }
 
-/// The largest cluster of `examples/`: 5 nodes and more in several regions.
-pub(crate) fn spec(nodes: u32) -> ClusterSpec {
-    let text = format!(
-        "apiVersion: flypg/v1\nkind: PostgresCluster\nmetadata: {{ name: orders-db }}\nspec:\n  \
-         organization: personal\n  preset: production-small\n  postgres: {{ version: 15 }}\n  \
+/// A cluster that may go entirely, in one region.
+pub(crate) fn text(name: &str, nodes: u32) -> String {
+    format!(
+        "apiVersion: flypg/v1\nkind: PostgresCluster\nmetadata: {{ name: {name} }}\nspec:\n  \
+         organization: personal\n  preset: production-small\n  postgres: {{ version: 15 }}\n  durability: async\n  \
          regions: {{ primary: {{ code: ord, nodes: {nodes} }} }}\n  access: {{ flycast: true }}\n  deletion: delete\n"
-    );
-    parse("orders.yaml", text.as_bytes()).expect("a good spec").remove(0).value
+    )
+}
+
+pub(crate) fn spec(nodes: u32) -> ClusterSpec {
+    parse("orders.yaml", text("orders-db", nodes).as_bytes()).expect("a good spec").remove(0).value
 }
 
 impl Rig {
