@@ -68,6 +68,15 @@ impl Cluster {
         self.fly.status(self.name).await
     }
 
+    /// Waits until a dry run has nothing to do. Nobody acts meanwhile: agents alone must get there.
+    pub(crate) async fn settles(&self) {
+        eventually("the cluster is as its file says", LIMIT, || async {
+            let ran = self.fly.run(&["reconcile", "-f", &self.path, "--dry-run", "--exit-code"]).await;
+            if ran.code == 0 { Ok(()) } else { Err(format!("{}: {}{}", ran.code, ran.stdout, ran.stderr)) }
+        })
+        .await;
+    }
+
     pub(crate) async fn nodes(&self) -> Vec<String> {
         let status = self.status().await;
         let names = status["nodes"].as_array().unwrap().iter().map(|n| n["node"].as_str().unwrap().to_owned());

@@ -122,6 +122,7 @@ impl Node {
         self.started_with = self.conf.accepted();
         self.conf.has_loaded();
         self.in_force = self.conf.asked();
+        self.withheld = self.conf.withheld.clone();
         Ok(())
     }
 
@@ -145,7 +146,9 @@ impl Node {
             }
         }
         self.conf.has_loaded();
+        // Together with what is pending, so that no report shows one of them without the other.
         self.in_force = asked;
+        self.withheld = self.conf.withheld.clone();
         tracing::info!(pending_restart = ?self.pending_restart, "Postgres has read its settings");
         Ok(())
     }

@@ -95,12 +95,14 @@ impl Conf {
                 }
             }
         }
-        let pgdata = &config.paths.pgdata;
-        neutralise_alter_system(config)?;
-        files::replace(&pgdata.join("pg_hba.conf"), HBA.as_bytes(), config.account)?;
-        files::replace(&pgdata.join("postgresql.conf"), text.as_bytes(), config.account)?;
-        // A reload is due even if the text is the one before: ALTER SYSTEM may have changed what runs.
-        self.loaded = None;
+        // A control file that changed without changing the text is no reason to reload; ALTER SYSTEM is.
+        if self.written.as_ref() != Some(&text) || altered_by_system(config) {
+            let pgdata = &config.paths.pgdata;
+            neutralise_alter_system(config)?;
+            files::replace(&pgdata.join("pg_hba.conf"), HBA.as_bytes(), config.account)?;
+            files::replace(&pgdata.join("postgresql.conf"), text.as_bytes(), config.account)?;
+            self.loaded = None;
+        }
         self.raised = changed.filter(|_| !withheld.is_empty());
         self.withheld = withheld;
         self.written = Some(text.clone());

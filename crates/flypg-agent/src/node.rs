@@ -51,6 +51,8 @@ pub struct Node {
     pub(crate) started_with: BTreeMap<String, String>,
     /// The person's parameters that the running Postgres has read.
     pub(crate) in_force: BTreeMap<String, String>,
+    /// Which of those a standby keeps higher than asked.
+    pub(crate) withheld: Vec<String>,
     pub(crate) pending_restart: Vec<String>,
     identity: Option<(String, SystemId, i64)>,
     sight: Option<Look>,
@@ -76,6 +78,7 @@ impl Node {
             roles_ensured: false,
             started_with: BTreeMap::new(),
             in_force: BTreeMap::new(),
+            withheld: Vec::new(),
             pending_restart: Vec::new(),
             identity: None,
             sight: None,
@@ -312,7 +315,7 @@ impl Node {
             settings: settings::digest(&self.in_force),
             parameters: self.in_force.clone(),
             pending_restart: self.pending_restart.clone(),
-            withheld: self.conf.withheld.clone(),
+            withheld: self.withheld.clone(),
             rejected: self.conf.rejected.clone(),
         })
     }
