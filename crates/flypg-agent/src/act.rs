@@ -12,7 +12,7 @@ use nix::sys::signal::Signal;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep};
 
-use crate::conf::ConfError;
+use crate::conf::{Conf, ConfError};
 use crate::data_dir;
 use crate::make::{self, MakeError, Progress};
 use crate::node::Node;
@@ -216,6 +216,8 @@ impl Node {
         match result {
             Ok(()) => {
                 self.failed_makes.clear();
+                // The files in a new data directory are not those that were written into another.
+                self.conf = Conf::default();
                 self.why = None;
             }
             Err(error) => {

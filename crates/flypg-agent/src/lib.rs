@@ -1,5 +1,14 @@
 //! `flypg-agent`: the entrypoint of a Machine. It keeps one Postgres, is the only door to it, and answers the
-//! controller. See ARCHITECTURE.md.
+//! controller.
+//!
+//! What to do is decided in `flypg-core` (`ledger`, `node`, `settings`); here it is seen and done.
+//!
+//! - [`node`] looks, asks core what to do next, does it ([`act`]) and waits. One task; nothing else touches Postgres.
+//! - [`store`] is the ledger on disk, [`data_dir`] and [`make`] the data directory, [`conf`] its configuration,
+//!   [`postmaster`] and [`processes`] what runs on it, [`sql`] and [`roles`] what is asked of it.
+//! - [`doors`] lets connections in: [`startup`] judges their first packet, [`routes`] says where they go, [`pump`]
+//!   passes their bytes, chunk by chunk.
+//! - [`api`], [`metrics`] and [`call`] are how others see and steer the node; [`shared`] is what all of them share.
 
 pub mod account;
 pub mod act;

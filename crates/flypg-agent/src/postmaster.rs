@@ -41,10 +41,14 @@ impl Postmaster {
         let mut postgres = command(&config.program("postgres"), config.account);
         postgres.arg("-D").arg(&config.paths.pgdata);
         postgres.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
-        // The cluster's memory must not go when one backend uses too much: see "Linux Memory Overcommit" in
-        // PostgreSQL's documentation. Backends reset their own score.
+        // When memory runs out, a backend should go and not the postmaster ("Linux Memory Overcommit" in PostgreSQL's
+        // documentation): it gets a low score, and its children raise theirs by themselves.
         postgres.env("PG_OOM_ADJUST_FILE", "/proc/self/oom_score_adj").env("PG_OOM_ADJUST_VALUE", "0");
         let mut process = Awaited::spawn(&mut postgres)?;
+        if let Some(pid) = process.child.id() {
+            // Only root may lower a score.
+            let _ = std::fs::write(format!("/proc/{pid}/oom_score_adj"), "-900");
+        }
         let mut log = LogTail::default();
         if let Some(stderr) = process.child.stderr.take() {
             log.follow(stderr);

@@ -184,6 +184,7 @@ mod tests {
                 settings: String::new(),
                 parameters: BTreeMap::new(),
                 pending_restart: vec![],
+                withheld: vec![],
                 rejected: BTreeMap::new(),
             }),
             disk: Some(Disk { total: 10_000, used }),

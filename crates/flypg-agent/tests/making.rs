@@ -3,6 +3,7 @@
 mod common;
 
 use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
 use common::*;
 use flypg_core::protocol::{PeerRole, PgRole, Phase, Task, ports};
@@ -53,7 +54,9 @@ fn a_clone_that_outlives_its_agent_does_no_harm() {
     let stop = |pid: &i32| {
         let _ = nix::sys::signal::kill(nix::unistd::Pid::from_raw(*pid), nix::sys::signal::Signal::SIGSTOP);
     };
+    let deadline = Instant::now() + Duration::from_secs(30);
     let frozen = loop {
+        assert!(Instant::now() < deadline, "nothing is being made");
         let found = makers(&standby);
         found.iter().for_each(stop);
         if !found.is_empty() {
@@ -77,7 +80,9 @@ fn an_unfinished_initdb_is_made_again_under_its_own_nonce_only() {
     let bootstrap = Task::Bootstrap { nonce: "n1".to_owned() };
     // Killed as soon as it has begun.
     assert_eq!(node.assign(bootstrap, &[(&node, PeerRole::Primary)]).status, 200);
+    let deadline = Instant::now() + Duration::from_secs(30);
     while !exists(&making) && !exists(&node.pgdata()) {
+        assert!(Instant::now() < deadline, "nothing is being made");
         std::thread::yield_now();
     }
     node.kill_agent();

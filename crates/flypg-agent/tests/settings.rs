@@ -113,6 +113,18 @@ async fn a_standby_starts_with_less_than_its_primary_had() {
     assert_ne!(standby.postmaster_pid(), before);
     assert_eq!(standby.value(ports::NODE, "SHOW max_connections").await, "300");
     assert_eq!(standby.value(ports::NODE, "SHOW max_locks_per_transaction").await, "64");
+    let withheld = standby.until("it says so", |r| streams(r) && !postgres(r).withheld.is_empty());
+    assert_eq!(postgres(&withheld).withheld, ["max_connections", "max_locks_per_transaction"]);
+
+    // Once the primary has less, so may the standby.
+    assert_eq!(primary.assign_with(lead(&system_id), &peers, &less).status, 200);
+    primary.until("it waits", |r| obeys(r, &less) && !postgres(r).pending_restart.is_empty());
+    assert_eq!(primary.call("POST", "/v1/restart", "").body, r#"{"restarted":true}"#);
+    standby.until("it may have less", |r| {
+        streams(r) && postgres(r).withheld.is_empty() && !postgres(r).pending_restart.is_empty()
+    });
+    assert_eq!(standby.call("POST", "/v1/restart", "").body, r#"{"restarted":true}"#);
+    assert_eq!(standby.value(ports::NODE, "SHOW max_connections").await, "50");
 }
 
 #[tokio::test(flavor = "multi_thread")]

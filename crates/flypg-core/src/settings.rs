@@ -1,6 +1,6 @@
 //! PostgreSQL's settings: which follow the guest, which are ours, which are the person's.
 //!
-//! Three layers make one `postgresql.conf`: [`derive`] gives defaults that follow the Machine, the person's
+//! Three layers make one `postgresql.conf`: [`derive()`] gives defaults that follow the Machine, the person's
 //! `postgres.parameters` win over those, and what flypg must own ([`owned`]) wins over everything. Names that flypg
 //! owns are [`refused`] when a person writes them, so the last rule never surprises anybody.
 
