@@ -292,7 +292,7 @@ impl LiveActuator {
     }
 
     fn known(&self, thing: Thing, id: String) -> Known {
-        Known { thing, id, since: (self.clock)() }
+        Known { thing, id, since: (self.clock)(), seen: false }
     }
 
     fn key(&self, cluster: &ClusterName) -> Result<Key, ActError> {

@@ -23,7 +23,8 @@ use crate::store::{Doubt, Known, Recalled, Store, Thing};
 use crate::translate;
 use crate::words::chain;
 
-/// How long something just made may stay invisible: what Fly's own client allows.
+/// How long something just made may stay invisible: what Fly's own client allows. Once it was seen, it may be missing
+/// for as long as lists lag behind.
 const VISIBLE_AFTER: SignedDuration = SignedDuration::from_secs(60);
 /// For a loop: the next turn looks again.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -166,7 +167,10 @@ impl Look<'_> {
 
     fn is_new(&self, thing: Thing, id: &str) -> bool {
         let made = self.recalled.known.iter().find(|known| known.thing == thing && known.id == id);
-        made.is_some_and(|known| self.now.duration_since(known.since) < VISIBLE_AFTER)
+        made.is_some_and(|known| {
+            let hidden = if known.seen { self.observer.settle } else { VISIBLE_AFTER };
+            self.now.duration_since(known.since) < hidden
+        })
     }
 
     /// The list of Machines says whether the app exists, and which agents there are to ask.
@@ -356,10 +360,11 @@ fn notes(observed: &Observed, cluster: &ClusterName, known: &[Known], now: Times
         let listed = made.iter().filter(|known| addresses.iter().any(|address| address.ip == known.id));
         seen.insert(Thing::Address, listed.map(|known| known.id.as_str()).collect());
     }
-    let is_known = |thing: Thing, id: &str| known.iter().any(|known| known.thing == thing && known.id == id);
+    let was_seen =
+        |thing: Thing, id: &str| known.iter().any(|known| known.thing == thing && known.id == id && known.seen);
     let new = seen.iter().flat_map(|(thing, ids)| ids.iter().map(move |id| (*thing, *id)));
-    let new = new.filter(|(thing, id)| !is_known(*thing, id));
-    let new = new.map(|(thing, id)| Known { thing, id: id.to_owned(), since: now }).collect();
+    let new = new.filter(|(thing, id)| !was_seen(*thing, id));
+    let new = new.map(|(thing, id)| Known { thing, id: id.to_owned(), since: now, seen: true }).collect();
     let gone = known.iter().filter(|known| seen.get(&known.thing).is_some_and(|ids| !ids.contains(&known.id.as_str())));
     (new, gone.cloned().collect())
 }

@@ -44,6 +44,7 @@ CREATE TABLE known (
     thing   TEXT NOT NULL,
     id      TEXT NOT NULL,
     since   TEXT NOT NULL,
+    seen    INTEGER NOT NULL,
     PRIMARY KEY (cluster, thing, id)
 ) STRICT;
 CREATE TABLE doubt (

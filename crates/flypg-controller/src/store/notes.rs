@@ -12,8 +12,10 @@ pub struct Known {
     pub thing: Thing,
     /// Fly's id; an app's name; an address itself.
     pub id: String,
-    /// When it was made, or first seen. Something new may not be visible everywhere yet.
+    /// When it was made, or first seen.
     pub since: Timestamp,
+    /// A look has shown it. What was only made may not be visible anywhere yet.
+    pub seen: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,13 +138,16 @@ impl Store {
 }
 
 fn insert_known(db: &Connection, cluster: &str, known: &Known) -> Result<(), rusqlite::Error> {
-    db.prepare_cached("INSERT OR IGNORE INTO known (cluster, thing, id, since) VALUES (?1, ?2, ?3, ?4)")?
-        .execute(params![cluster, thing_word(known.thing), known.id, known.since.to_string()])
-        .map(drop)
+    db.prepare_cached(
+        "INSERT INTO known (cluster, thing, id, since, seen) VALUES (?1, ?2, ?3, ?4, ?5)
+         ON CONFLICT (cluster, thing, id) DO UPDATE SET seen = max(seen, ?5)",
+    )?
+    .execute(params![cluster, thing_word(known.thing), known.id, known.since.to_string(), known.seen])
+    .map(drop)
 }
 
 fn known(db: &Connection, cluster: &str) -> Result<Vec<Known>, rusqlite::Error> {
-    db.prepare_cached("SELECT thing, id, since FROM known WHERE cluster = ?1 ORDER BY thing, id")?
+    db.prepare_cached("SELECT thing, id, since, seen FROM known WHERE cluster = ?1 ORDER BY thing, id")?
         .query_map([cluster], |row| {
             let word: String = row.get(0)?;
             let thing = [Thing::App, Thing::Machine, Thing::Volume, Thing::Address]
@@ -152,6 +157,7 @@ fn known(db: &Connection, cluster: &str) -> Result<Vec<Known>, rusqlite::Error> 
                 thing: thing.ok_or_else(|| malformed(0, UnknownWord(word)))?,
                 id: row.get(1)?,
                 since: timestamp(row, 2)?,
+                seen: row.get(3)?,
             })
         })?
         .collect()
@@ -223,14 +229,17 @@ mod tests {
 
         let store = Store::open(dir.path()).unwrap();
         let since = Timestamp::from_second(1).unwrap();
-        let made = Known { thing: Thing::Volume, id: "vol_1".to_owned(), since };
+        let made = Known { thing: Thing::Volume, id: "vol_1".to_owned(), since, seen: false };
         let settled = vec![doubt("pg_ord_1", 1), doubt("pg_ord_2", 1)];
         store.settle(&cluster, settled, Some(made.clone())).await.unwrap();
         let recalled = store.recall(&cluster).await.unwrap();
         assert_eq!(recalled.doubts, [doubt("pg_ord_2", 2)]);
         assert_eq!(recalled.known, std::slice::from_ref(&made));
 
-        store.note(&cluster, vec![made.clone()], vec![]).await.unwrap();
+        let seen = Known { seen: true, ..made.clone() };
+        store.note(&cluster, vec![seen.clone()], vec![]).await.unwrap();
+        store.settle(&cluster, vec![], Some(made.clone())).await.unwrap();
+        assert_eq!(store.recall(&cluster).await.unwrap().known, [seen], "what was seen stays seen");
         store.note(&cluster, vec![], vec![made]).await.unwrap();
         assert_eq!(store.recall(&cluster).await.unwrap().known, []);
         let other: ClusterName = "users-db".parse().unwrap();
@@ -246,7 +255,7 @@ mod tests {
         assert!(!empty.exists());
 
         let since = Timestamp::from_second(1).unwrap();
-        let known = |id: &str| Known { thing: Thing::Machine, id: id.to_owned(), since };
+        let known = |id: &str| Known { thing: Thing::Machine, id: id.to_owned(), since, seen: true };
         let writer = Store::open(dir.path()).unwrap();
         writer.note(&cluster, vec![known("a")], vec![]).await.unwrap();
         let reader = Store::open_to_read(dir.path()).unwrap();
