@@ -178,18 +178,38 @@ fn memory_of_this_machine() -> Option<u64> {
 }
 
 fn find_bin(major: u32, given: Option<String>) -> Result<PathBuf, ConfigError> {
-    let places = match given.filter(|v| !v.is_empty()) {
-        Some(given) => vec![PathBuf::from(given)],
-        None => vec![
-            PathBuf::from(format!("/usr/lib/postgresql/{major}/bin")),
-            PathBuf::from(format!("/opt/pg{major}/bin")),
-            PathBuf::from(format!("/usr/pgsql-{major}/bin")),
-        ],
-    };
-    places.iter().find(|place| place.join("postgres").is_file()).cloned().ok_or_else(|| ConfigError::NoPostgres {
-        major,
-        looked: places.iter().map(|p| p.display().to_string()).collect::<Vec<_>>().join(", "),
-    })
+    let missing = |looked: String| ConfigError::NoPostgres { major, looked };
+    match given.filter(|v| !v.is_empty()) {
+        Some(given) => Some(PathBuf::from(&given)).filter(|bin| holds_postgres(bin)).ok_or_else(|| missing(given)),
+        None => installed(major).ok_or_else(|| missing(places(major).map(|p| p.display().to_string()).join(", "))),
+    }
+}
+
+/// Where Debian and the PostgreSQL project's own packages put a major version, and where one is unpacked by hand.
+fn places(major: u32) -> [PathBuf; 3] {
+    [format!("/usr/lib/postgresql/{major}"), format!("/usr/pgsql-{major}"), format!("/opt/pg{major}")]
+        .map(PathBuf::from)
+}
+
+/// The directory of the programs of a major version that is installed here.
+pub fn installed(major: u32) -> Option<PathBuf> {
+    places(major).iter().find_map(|place| bin_below(place, 3))
+}
+
+fn holds_postgres(bin: &Path) -> bool {
+    bin.join("postgres").is_file()
+}
+
+/// `bin` with `postgres` in it, at most so many directories down; the first by name.
+fn bin_below(place: &Path, depth: u32) -> Option<PathBuf> {
+    let bin = place.join("bin");
+    if holds_postgres(&bin) {
+        return Some(bin);
+    }
+    let entries = std::fs::read_dir(place).ok().filter(|_| depth > 0)?;
+    let mut inner: Vec<_> = entries.flatten().map(|entry| entry.path()).filter(|path| path.is_dir()).collect();
+    inner.sort();
+    inner.iter().find_map(|place| bin_below(place, depth - 1))
 }
 
 #[cfg(test)]

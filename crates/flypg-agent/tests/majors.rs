@@ -8,7 +8,7 @@ use common::*;
 use flypg_core::protocol::{PeerRole, ports};
 
 async fn lives(major: u32) {
-    let Some(bin) = binaries(major) else {
+    let Some(bin) = flypg_agent::config::installed(major) else {
         assert_ne!(major, 15, "PostgreSQL 15 is needed for the tests (Debian package postgresql-15)");
         eprintln!("SKIPPED: PostgreSQL {major} is not here");
         return;

