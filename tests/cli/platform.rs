@@ -119,7 +119,7 @@ async fn a_dry_run_leaves_no_trace() {
         $ flypg reconcile -f orders.yaml --dry-run -o markdown
         ### `orders-db`
 
-        Ord-1 will make the cluster's data
+        ord-1 will make the cluster's data
 
         ```diff
         # now

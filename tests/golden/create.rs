@@ -27,8 +27,8 @@ fn development() {
 
               then
                 ~ record: ord-1 leads, in epoch 1  (the data are made)
+                ~ ord-1 leads  (as on record)
                 ~ machine ord-1: flypg_role=primary  (as on record)
-                ~ ord-1: addresses and roles of the others  (so that they route and keep WAL)
 
             5 to create, 5 to change, 0 to destroy
 
@@ -61,9 +61,9 @@ fn two_node() {
 
               then
                 ~ record: ord-1 leads, in epoch 1  (the data are made)
+                ~ ord-1 leads  (as on record)
                 ~ ord-2 follows ord-1  (after a clone, where its volume is blank)
                 ~ machine ord-1: flypg_role=primary  (as on record)
-                ~ ord-1: addresses and roles of the others  (so that they route and keep WAL)
 
               then
                 ~ ord-1, ord-2: addresses and roles of the others  (so that they route and keep WAL)
@@ -105,10 +105,10 @@ fn ha() {
               then
                 ~ record: ord-1 leads, in epoch 1  (the data are made)
                 ~ ams-1 follows ord-1  (after a clone, where its volume is blank)
+                ~ ord-1 leads  (as on record)
                 ~ ord-2 follows ord-1  (after a clone, where its volume is blank)
                 ~ ord-3 follows ord-1  (after a clone, where its volume is blank)
                 ~ machine ord-1: flypg_role=primary  (as on record)
-                ~ ord-1: addresses and roles of the others  (so that they route and keep WAL)
 
               then
                 ~ ams-1, ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
@@ -157,12 +157,12 @@ fn multi_region() {
                 ~ record: iad-1 leads, in epoch 1  (the data are made)
                 ~ fra-1 follows iad-1  (after a clone, where its volume is blank)
                 ~ fra-2 follows iad-1  (after a clone, where its volume is blank)
+                ~ iad-1 leads  (as on record)
                 ~ iad-2 follows iad-1  (after a clone, where its volume is blank)
                 ~ iad-3 follows iad-1  (after a clone, where its volume is blank)
                 ~ nrt-1 follows iad-1  (after a clone, where its volume is blank)
                 ~ syd-1 follows iad-1  (after a clone, where its volume is blank)
                 ~ machine iad-1: flypg_role=primary  (as on record)
-                ~ iad-1: addresses and roles of the others  (so that they route and keep WAL)
 
               then
                 ~ fra-1, fra-2, iad-1, iad-2, iad-3, nrt-1, syd-1: addresses and roles of the others  (so that they route and keep WAL)

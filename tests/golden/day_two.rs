@@ -114,9 +114,12 @@ fn a_standby_that_keeps_more_than_asked_is_waited_for() {
     let scenario = Scenario::running("two-node").happens(|world| {
         world.report("ord-2").postgres.as_mut().unwrap().withheld = vec!["max_connections".to_owned()];
     });
-    check_holds(&scenario.turns().remove(0), expect![[r#"
+    check_holds(
+        &scenario.turns().remove(0),
+        expect![[r#"
         parameters of ord-2: until ord-2 has read its parameters
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]

@@ -166,6 +166,7 @@ pub(super) fn assign(draft: &mut Draft, world: &World<'_>) {
             let parameters = report.postgres.as_ref().map(|pg| &pg.parameters);
             let why = match () {
                 () if report.assignment.is_none() => Why::NotTold,
+                () if world.decided && *name == decree.primary => Why::Bootstrapped,
                 () if report.promised != decree.epoch || moves(report, &assignment.task) => Why::RoleChanged,
                 () if parameters.is_some_and(|p| *p != assignment.parameters) => Why::FileChanged,
                 () => Why::OthersChanged,

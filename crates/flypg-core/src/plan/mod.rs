@@ -66,7 +66,8 @@ pub fn plan(spec: &ClusterSpec, observed: &Observed, now: Timestamp) -> Plan {
 
     let membership = Membership::of(spec, &census, record.as_ref());
     let (verdict, decree) = lead::decide(&mut draft, spec, &census, &membership, record.as_ref(), now);
-    let world = World { spec, census: &census, membership: &membership, decree: decree.as_ref() };
+    let decided = decree.as_ref() != record.as_ref();
+    let world = World { spec, census: &census, membership: &membership, decree: decree.as_ref(), decided };
     let active = spec.reconcile == ReconcileMode::Active;
     if active {
         found::furnish(&mut draft, spec, observed);
@@ -80,7 +81,7 @@ pub fn plan(spec: &ClusterSpec, observed: &Observed, now: Timestamp) -> Plan {
         tune::snapshots(&mut draft, &world);
         tune::unsupported(&mut draft, &world);
         // What disturbs or destroys rests on the decree that is on record, not on one that may yet lose its race.
-        if decree.as_ref() == record.as_ref() {
+        if !decided {
             restart::one(&mut draft, &world);
             members::remove(&mut draft, &world);
         }
@@ -99,6 +100,8 @@ struct World<'a> {
     census: &'a Census<'a>,
     membership: &'a Membership,
     decree: Option<&'a Decree>,
+    /// This very plan puts that decree on record.
+    decided: bool,
 }
 
 /// Plan, apply to a model of the world, and again, until nothing is left to do: every later turn, as far as it can be

@@ -200,7 +200,7 @@ fn headline(preview: &Preview<'_>) -> String {
 
 /// For a pull-request comment.
 pub fn markdown(preview: &Preview<'_>) -> String {
-    let mut page = format!("### `{}`\n\n{}\n", preview.spec.name, capital(&headline(preview)));
+    let mut page = format!("### `{}`\n\n{}\n", preview.spec.name, headline(preview));
     let turns = preview.lines();
     if turns.iter().any(|lines| !lines.is_empty()) {
         page.push_str("\n```diff\n");
@@ -233,11 +233,6 @@ pub fn markdown(preview: &Preview<'_>) -> String {
         }
     }
     page
-}
-
-fn capital(text: &str) -> String {
-    let mut chars = text.chars();
-    chars.next().map_or(String::new(), |first| first.to_uppercase().chain(chars).collect())
 }
 
 /// The object that `reconcile --dry-run -o json` prints for one cluster.
