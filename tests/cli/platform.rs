@@ -107,8 +107,8 @@ async fn a_dry_run_leaves_no_trace() {
 
           then
             ~ record: ord-1 leads, in epoch 1  (the data are made)
+            ~ ord-1 leads  (as on record)
             ~ machine ord-1: flypg_role=primary  (as on record)
-            ~ ord-1: addresses and roles of the others  (so that they route and keep WAL)
 
         5 to create, 5 to change, 0 to destroy
         exit 2
@@ -134,8 +134,8 @@ async fn a_dry_run_leaves_no_trace() {
         ! ord-1 makes the cluster's data (initdb)
         # then
         ! record: ord-1 leads, in epoch 1 (the data are made)
+        ! ord-1 leads (as on record)
         ! machine ord-1: flypg_role=primary (as on record)
-        ! ord-1: addresses and roles of the others (so that they route and keep WAL)
         ```
 
         **5 to create, 5 to change, 0 to destroy**
