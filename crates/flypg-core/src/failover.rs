@@ -1,6 +1,14 @@
 //! Who should lead a cluster, or what must happen before anyone may; and what may be destroyed.
 
+mod lineage;
+mod permission;
+mod rule;
+
 use serde::{Deserialize, Serialize};
+
+pub use lineage::{Astray, Branch, History, Lineage, Position, Switch};
+pub use permission::{Ending, Fences, Missing, Mode, Permission, Reign, choose, permission};
+pub use rule::{BadRule, Rule, Survives};
 
 use crate::decree::{Decree, Epoch};
 use crate::names::NodeName;
