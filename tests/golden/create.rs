@@ -338,6 +338,21 @@ fn an_app_with_other_peoples_machines_is_not_touched() {
 }
 
 #[test]
+fn an_app_whose_secrets_cannot_be_read_is_not_taken_for_ours() {
+    let scenario = Scenario::new(example("development")).happens(|world| {
+        let now = crate::scenario::NOW;
+        world.app = Seen::at(now, Some(App { organization: None }));
+        world.machines = Seen::at(now, Vec::new());
+        world.volumes = Seen::at(now, Vec::new());
+        world.addresses = Seen::at(now, Vec::new());
+        world.secrets = Seen::Unknown { why: Unknown::NoAnswer { error: "500".to_owned() } };
+        world.add_foreign_machine("e784", "web", "ord");
+    });
+    let now = scenario.turns().remove(0);
+    assert!(now.steps.is_empty(), "{now:#?}");
+}
+
+#[test]
 fn what_cannot_be_read_is_not_taken_for_absent() {
     let scenario = Scenario::running("two-node").edit(|spec| spec.primary.nodes = 3).happens(|world| {
         world.machines = Seen::Unknown { why: Unknown::NoAnswer { error: "502 Bad Gateway".to_owned() } };

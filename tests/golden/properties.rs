@@ -157,9 +157,8 @@ fn machine(fate: &Fate, id: &str, power: Power) -> Machine {
         power,
         host_ok: fate.host_ok,
         address: Some(format!("2001:db8::{}", fate.node.ordinal).parse().unwrap()),
-        // A host that does not answer hides the configuration; a foreign Machine then looks like ours by its name,
-        // so only our own hide it here.
-        config: (fate.host_ok || !fate.ours).then(|| MachineConfig {
+        // A host that does not answer hides the configuration; a foreign Machine then looks like ours by its name.
+        config: fate.host_ok.then(|| MachineConfig {
             image: spec.postgres.image(),
             guest: Some(spec.guest.clone()),
             env: BTreeMap::from([
@@ -220,12 +219,14 @@ fn report(fate: &Fate, id: &str, fit: Fit) -> NodeReport {
     }
 }
 
-/// Ids that no plan may name: Machines without our metadata, volumes without a name of ours.
+/// Ids that no plan may name: Machines without our metadata, or whose host hides it, and volumes without a name of
+/// ours. What their agents, which have our key, are told is another matter.
 fn not_ours(spec: &ClusterSpec, world: &Observed) -> BTreeSet<String> {
+    let hidden = |m: &&Machine| m.config.is_none();
     let machines = world.machines.known().into_iter().flatten();
     let volumes = world.volumes.known().into_iter().flatten();
     machines
-        .filter(|m| m.node_of(&spec.name).is_none())
+        .filter(|m| m.node_of(&spec.name).is_none() || hidden(m))
         .map(|m| m.id.clone())
         .chain(volumes.filter(|v| v.node().is_none()).map(|v| v.id.clone()))
         .collect()
@@ -236,8 +237,6 @@ fn touched(action: &Action) -> Option<&str> {
         Action::SetSnapshotPolicy { volume, .. } | Action::DeleteVolume { volume, .. } => Some(volume),
         Action::StartMachine { machine, .. }
         | Action::SetMetadata { machine, .. }
-        | Action::Assign { machine, .. }
-        | Action::RestartPostgres { machine, .. }
         | Action::StopMachine { machine, .. }
         | Action::DestroyMachine { machine, .. } => Some(machine),
         Action::CreateMachine { machine, .. } => Some(&machine.volume),

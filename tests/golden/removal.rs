@@ -54,7 +54,7 @@ fn with_deletion_delete_the_volumes_go_too() {
                 - machine ord-3  (the file wants 2 here, there are 3)
 
               then
-                - volume pg_ord_3 (volume of pg_ord_3)  (its node is not wanted, and `deletion: delete` lets the data go)
+                - volume pg_ord_3 (volume of pg_ord_3)  (its node is not wanted, and `deletion: delete` lets the data go)  its data are gone for good
 
             0 to create, 4 to change, 2 to destroy
             note: this version replicates asynchronously and promotes no node by itself, whatever the file says
@@ -99,6 +99,20 @@ fn nothing_is_removed_while_the_primary_is_silent() {
         removing ord-2: until removing ord-3 is done
     "#]],
     );
+}
+
+#[test]
+fn a_machine_whose_host_hides_whose_it_is_stays() {
+    let scenario = Scenario::running("ha").edit(|spec| spec.primary.nodes = 2).happens(|world| {
+        let machine = world.machine("ord-3");
+        machine.host_ok = false;
+        machine.config = None;
+    });
+    let now = scenario.turns().remove(0);
+    assert!(now.steps.iter().all(|step| step.action.node() != Some(&crate::scenario::node("ord-3"))), "{now:#?}");
+    check_holds(&now, expect![[r#"
+        removing ord-3: until the host of ord-3 answers again
+    "#]]);
 }
 
 #[test]
@@ -198,15 +212,15 @@ fn a_cluster_that_left_the_files_goes_altogether() {
 
               then
                 ~ machine ord-1 is stopped  (the cluster left the files)
-                - volume pg_ams_1 (volume of pg_ams_1)  (the cluster left the files)
-                - volume pg_ord_2 (volume of pg_ord_2)  (the cluster left the files)
-                - volume pg_ord_3 (volume of pg_ord_3)  (the cluster left the files)
+                - volume pg_ams_1 (volume of pg_ams_1)  (the cluster left the files)  its data are gone for good
+                - volume pg_ord_2 (volume of pg_ord_2)  (the cluster left the files)  its data are gone for good
+                - volume pg_ord_3 (volume of pg_ord_3)  (the cluster left the files)  its data are gone for good
 
               then
                 - machine ord-1  (the cluster left the files)
 
               then
-                - volume pg_ord_1 (volume of pg_ord_1)  (the cluster left the files)
+                - volume pg_ord_1 (volume of pg_ord_1)  (the cluster left the files)  its data are gone for good
 
               then
                 - app orders-db  (the cluster left the files)
@@ -231,20 +245,20 @@ fn an_app_with_something_else_in_it_is_not_deleted() {
     check(
         scenario,
         expect![[r#"
-        notes-dev: ord-1 leads in epoch 1
+            notes-dev: ord-1 leads in epoch 1
 
-          now
-            ~ machine ord-1 is stopped  (the cluster left the files)
+              now
+                ~ machine ord-1 is stopped  (the cluster left the files)
 
-          then
-            - machine ord-1  (the cluster left the files)
+              then
+                - machine ord-1  (the cluster left the files)
 
-          then
-            - volume pg_ord_1 (volume of pg_ord_1)  (the cluster left the files)
+              then
+                - volume pg_ord_1 (volume of pg_ord_1)  (the cluster left the files)  its data are gone for good
 
-        0 to create, 1 to change, 2 to destroy
+            0 to create, 1 to change, 2 to destroy
 
-        plan again: quiet
-    "#]],
+            plan again: quiet
+        "#]],
     );
 }

@@ -6,7 +6,7 @@ use crate::names::NodeName;
 use crate::observed::Observed;
 use crate::plan::census::Census;
 use crate::plan::draft::Draft;
-use crate::plan::{Action, Plan, Subject, Why, Work};
+use crate::plan::{Action, Plan, Subject, Until, Why, Work};
 use crate::protocol::env;
 use crate::spec::ClusterSpec;
 
@@ -15,12 +15,24 @@ pub(super) fn app(draft: &mut Draft, spec: &ClusterSpec) {
     draft.step(action, Why::Missing);
 }
 
-/// An app of this name with Machines in it, but nothing of ours: neither a Machine or volume by name, nor our secret,
-/// nor a record.
-pub(super) fn app_is_foreign(census: &Census<'_>, record: Option<&Decree>, observed: &Observed) -> bool {
-    let ours = !census.nodes.is_empty() || record.is_some();
-    let keyed = observed.secrets.known().is_none_or(|s| s.contains_key(env::CLUSTER_KEY));
-    census.foreign > 0 && !ours && !keyed
+/// True, with a hold, if the app has Machines in it and nothing of ours: neither a Machine or volume by name, nor our
+/// secret, nor a record.
+pub(super) fn app_is_foreign(
+    draft: &mut Draft,
+    spec: &ClusterSpec,
+    census: &Census<'_>,
+    record: Option<&Decree>,
+    observed: &Observed,
+) -> bool {
+    if census.foreign == 0 || !census.nodes.is_empty() || record.is_some() {
+        return false;
+    }
+    let keyed =
+        draft.need(Work::Everything, Subject::Secrets, &observed.secrets).map(|s| s.contains_key(env::CLUSTER_KEY));
+    if keyed == Some(false) {
+        draft.hold(Work::Everything, Until::AppIsOurs { app: spec.name.clone() });
+    }
+    keyed != Some(true)
 }
 
 pub(super) fn furnish(draft: &mut Draft, spec: &ClusterSpec, observed: &Observed) {
@@ -55,7 +67,7 @@ pub(super) fn from_nothing(mut draft: Draft, spec: &ClusterSpec, observed: &Obse
     };
     if let Some(decree) = record {
         // The app was deleted by hand, and the data with it. To begin again is a person's decision.
-        let until = crate::plan::Until::PrimaryExists { node: decree.primary.clone() };
+        let until = Until::PrimaryExists { node: decree.primary.clone() };
         let mut lost = Draft::new(&spec.name);
         lost.hold(Work::Everything, until);
         return lost.finish(Verdict::Leads { node: decree.primary.clone(), epoch: decree.epoch });

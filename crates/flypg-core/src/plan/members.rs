@@ -6,7 +6,7 @@ use crate::failover::{self, Keep};
 use crate::names::NodeName;
 use crate::observed::{Machine, Observed, Power, metadata};
 use crate::plan::draft::Draft;
-use crate::plan::{Action, MachineSpec, Subject, Until, Why, Work, World, found};
+use crate::plan::{Action, MachineSpec, Risk, Subject, Until, Why, Work, World, found};
 use crate::protocol::env;
 use crate::spec::{ClusterSpec, Deletion};
 
@@ -145,6 +145,10 @@ pub(super) fn take_down(
     why: Why,
 ) {
     let (app, node, id) = (spec.name.clone(), name.clone(), machine.id.clone());
+    if machine.config.is_none() {
+        // Its host hides the metadata: by its name alone it is nobody's to destroy.
+        return draft.hold(work.clone(), Until::HostReturns { node });
+    }
     match machine.power {
         Power::Started => draft.step(Action::StopMachine { app, node, machine: id }, why),
         Power::Stopped | Power::Suspended | Power::Failed | Power::Created => {
@@ -165,7 +169,7 @@ fn volumes(draft: &mut Draft, world: &World<'_>) {
         for volume in node.volumes.iter().filter(|v| v.attached_to.is_none()) {
             let action =
                 Action::DeleteVolume { app: world.spec.name.clone(), node: name.clone(), volume: volume.id.clone() };
-            draft.step(action, Why::NodeRemoved);
+            draft.risky(action, Why::NodeRemoved, Risk::DataLoss, None);
         }
     }
 }

@@ -59,8 +59,7 @@ pub fn plan(spec: &ClusterSpec, observed: &Observed, now: Timestamp) -> Plan {
     let Some(record) = draft.need(Work::Everything, Subject::Record, &observed.record) else {
         return draft.finish(Verdict::Unknown);
     };
-    if found::app_is_foreign(&census, record.as_ref(), observed) {
-        draft.hold(Work::Everything, Until::AppIsOurs { app: spec.name.clone() });
+    if found::app_is_foreign(&mut draft, spec, &census, record.as_ref(), observed) {
         return draft.finish(Verdict::Unknown);
     }
 

@@ -4,7 +4,7 @@ use crate::failover::Verdict;
 use crate::observed::{Observed, Power};
 use crate::plan::census::Census;
 use crate::plan::draft::Draft;
-use crate::plan::{Action, Plan, Subject, Until, Why, Work, members};
+use crate::plan::{Action, Plan, Risk, Subject, Until, Why, Work, members};
 use crate::spec::{ClusterSpec, Deletion, ReconcileMode};
 
 pub(super) fn plan(spec: &ClusterSpec, observed: &Observed) -> Plan {
@@ -50,7 +50,7 @@ fn steps(draft: &mut Draft, spec: &ClusterSpec, observed: &Observed) -> Option<V
     for (name, node) in census.nodes.iter().filter(|(_, node)| node.machine.is_none()) {
         for volume in node.volumes.iter().filter(|v| v.attached_to.is_none()) {
             let action = Action::DeleteVolume { app: spec.name.clone(), node: name.clone(), volume: volume.id.clone() };
-            draft.step(action, Why::ClusterLeft);
+            draft.risky(action, Why::ClusterLeft, Risk::DataLoss, None);
         }
     }
     // An app that holds anything else is not ours to delete; nor is one whose last volume has not gone yet.

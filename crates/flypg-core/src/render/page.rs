@@ -106,7 +106,7 @@ fn line(step: &Step, mark: char, what: String) -> Line {
         (_, Some(ms)) => Some(format!("writes pause for about {:.1} s", ms as f64 / 1000.0)),
         (Risk::Restart, None) => Some("its connections are cut".to_owned()),
         (Risk::Failover, None) => Some("another node takes over".to_owned()),
-        (Risk::DataLoss, None) => Some("data may be lost".to_owned()),
+        (Risk::DataLoss, None) => Some("its data are gone for good".to_owned()),
     };
     Line { mark, what, why: words::why(&step.why), risk }
 }
