@@ -1,5 +1,6 @@
 //! Who should lead a cluster, or what must happen before anyone may; and what may be destroyed.
 
+pub mod lease;
 mod lineage;
 mod permission;
 mod rule;
