@@ -37,7 +37,7 @@ pub struct Config {
     pub faults: Vec<Rule>,
     /// Tokens let in; `None` lets every token in.
     pub tokens: Option<Vec<Token>>,
-    /// Seed of ids and chances of a new world; by default the time.
+    /// Seed of the chances of fault rules, and of the ids of a new world; by default the time.
     pub seed: Option<u64>,
 }
 
@@ -49,6 +49,23 @@ pub enum RuntimeKind {
     Process,
     /// Nothing but records.
     Model,
+}
+
+impl RuntimeKind {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Process => "process",
+            Self::Model => "model",
+        }
+    }
+
+    /// By which runtime this world was made: only one of them gives addresses where something can listen.
+    const fn of(world: &World) -> Self {
+        match world.address_plan() {
+            AddressPlan::Loopback { .. } => Self::Process,
+            AddressPlan::SixPn => Self::Model,
+        }
+    }
 }
 
 impl Default for Config {
@@ -82,6 +99,8 @@ pub enum StartError {
     NoData,
     #[error("the data directory {} is too long a path: Unix sockets below it would not fit into 107 bytes", .0.display())]
     LongPath(PathBuf),
+    #[error("the world in {} was made with the {} runtime; start that, or give another data directory", dir.display(), made.word())]
+    OtherRuntime { dir: PathBuf, made: RuntimeKind },
     #[error("no free loopback network for the machines: {0}")]
     Octet(String, #[source] io::Error),
     #[error("the data directory cannot be prepared")]
@@ -111,6 +130,10 @@ impl Emulator {
             None => (None, None),
             Some(dir) => {
                 let (store, world) = Store::open(dir)?;
+                let made = world.as_ref().map_or(config.runtime, RuntimeKind::of);
+                if made != config.runtime {
+                    return Err(StartError::OtherRuntime { dir: dir.clone(), made });
+                }
                 (Some(store), world)
             }
         };
@@ -129,12 +152,16 @@ impl Emulator {
         };
         let (mut world, runtime): (World, Arc<dyn Runtime>) = match (config.runtime, data) {
             (RuntimeKind::Process, Some(dir)) => {
+                // As `/proc` tells it, by which processes are found again.
+                let dir = dir.canonicalize().map_err(StartError::Prepare)?;
                 let kept = saved.as_ref().map(|world| world.address_plan().clone());
                 let claim =
                     octet::claim(kept.as_ref(), seed).map_err(|(text, source)| StartError::Octet(text, source))?;
                 let plan = AddressPlan::Loopback { octet: claim.octet() };
                 let world = saved.unwrap_or_else(|| World::new(seed, config.knobs.clone(), plan));
+                let known = world.apps.values().flat_map(|app| app.machines.keys().cloned()).collect();
                 let processes = Processes::new(dir, config.images.clone(), claim, reporter)?;
+                processes.forget_strangers(known).await;
                 (world, Arc::new(processes))
             }
             _ => (saved.unwrap_or_else(|| World::new(seed, config.knobs.clone(), AddressPlan::SixPn)), Arc::new(Model)),
@@ -143,7 +170,7 @@ impl Emulator {
         if config.runtime == RuntimeKind::Process {
             world.known_images = Some(config.images.names().map(str::to_owned).collect());
         }
-        let mut rules = Rules::default();
+        let mut rules = Rules::new(seed);
         for rule in config.faults {
             rules.add(rule);
         }

@@ -194,7 +194,7 @@ impl Engine {
         if rules.is_empty() {
             return Strike::default();
         }
-        rules.strike(method, path, || lock(&self.world).draw())
+        rules.strike(method, path)
     }
 
     pub(crate) fn rules<R>(&self, change: impl FnOnce(&mut Rules) -> R) -> R {
@@ -221,27 +221,30 @@ impl Engine {
         let engine = Arc::downgrade(&self);
         drop(self);
         let collect = move || Weak::upgrade(&engine);
+        let mut failed = false;
         loop {
             let Some(engine) = collect() else { return };
             let Some(store) = engine.store() else { return };
             let last = tokio::select! {
                 () = store.woken() => false,
+                // The disk may have room again.
+                () = tokio::time::sleep(Duration::from_secs(1)), if failed => false,
                 () = engine.closing.cancelled() => true,
             };
-            engine.flush().await;
+            failed = !engine.flush().await;
             if last {
                 return;
             }
         }
     }
 
-    /// Writes what changed since the last time.
-    pub(crate) async fn flush(&self) {
-        let Some(store) = &self.store else { return };
+    /// Writes what changed since the last time. False when it could not be written and has to be tried again.
+    pub(crate) async fn flush(&self) -> bool {
+        let Some(store) = &self.store else { return true };
         let batch = {
             let world = lock(&self.world);
             store.batch(&world)
         };
-        store.write(batch).await;
+        store.write(batch).await
     }
 }

@@ -5,6 +5,8 @@ use std::collections::BTreeSet;
 use http::Method;
 use serde::{Deserialize, Serialize};
 
+use crate::world::ids::IdSource;
+
 /// Something that goes wrong with requests that match. The JSON form of one rule:
 ///
 /// ```json
@@ -25,7 +27,7 @@ pub struct Rule {
     /// Lets this many matching requests pass first.
     #[serde(default)]
     pub skip: u64,
-    /// Chance per matching request, 0 to 1. Drawn from the world's seed.
+    /// Chance per matching request, 0 to 1. Drawn from the emulator's seed, once per rule and matching request.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probability: Option<f64>,
     /// Matching requests so far, and how many of them were struck. Kept by the emulator.
@@ -131,13 +133,19 @@ fn path_fits(pattern: &str, segments: &[&str]) -> bool {
 }
 
 /// The rules in force, in the order they were added.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(crate) struct Rules {
     rules: Vec<Rule>,
     added: u64,
+    /// Apart from the world's ids, so that the same requests meet the same faults in an old world, too.
+    chances: IdSource,
 }
 
 impl Rules {
+    pub(crate) const fn new(seed: u64) -> Self {
+        Self { rules: Vec::new(), added: 0, chances: IdSource::new(seed) }
+    }
+
     /// Adds or replaces a rule, and returns it with its id.
     pub(crate) fn add(&mut self, mut rule: Rule) -> Rule {
         self.added += 1;
@@ -173,8 +181,8 @@ impl Rules {
         self.rules.iter().map(stale).max().unwrap_or(0)
     }
 
-    /// What happens to this request; counts. `draw` gives 64 random bits.
-    pub(crate) fn strike(&mut self, method: &Method, path: &str, mut draw: impl FnMut() -> u64) -> Strike {
+    /// What happens to this request; counts.
+    pub(crate) fn strike(&mut self, method: &Method, path: &str) -> Strike {
         let mut strike = Strike::default();
         for rule in self.rules.iter_mut().filter(|rule| rule.matching.fits(method, path)) {
             rule.seen += 1;
@@ -183,7 +191,7 @@ impl Rules {
                 continue;
             }
             if let Some(chance) = rule.probability
-                && (draw() >> 11) as f64 / (1u64 << 53) as f64 >= chance
+                && (self.chances.bits() >> 11) as f64 / (1u64 << 53) as f64 >= chance
             {
                 continue;
             }
@@ -227,9 +235,9 @@ mod tests {
 
     #[test]
     fn counts_skips_and_chances() {
-        let mut rules = Rules::default();
+        let mut rules = Rules::new(3);
         rules.add(rule(r#"{"match":{"method":"POST","app":"db"},"effect":"lose_answer","count":1,"skip":1}"#));
-        let mut lost = |path: &str| rules.strike(&Method::POST, path, || 0).lose_answer;
+        let mut lost = |path: &str| rules.strike(&Method::POST, path).lose_answer;
         assert_eq!(
             [
                 lost("/v1/apps/db/machines"),
@@ -242,8 +250,7 @@ mod tests {
         assert_eq!((rules.all()[0].seen, rules.all()[0].hits, rules.all()[0].id.as_str()), (3, 1, "fault-1"));
         rules.clear();
         rules.add(rule(r#"{"effect":{"status":{"code":503}},"probability":0.25}"#));
-        let mut ids = crate::world::ids::IdSource::new(3);
-        let hits = (0..4000).filter(|_| rules.strike(&Method::GET, "/v1/apps", || ids.bits()).status.is_some()).count();
+        let hits = (0..4000).filter(|_| rules.strike(&Method::GET, "/v1/apps").status.is_some()).count();
         assert!((850..1150).contains(&hits), "{hits}");
     }
 }

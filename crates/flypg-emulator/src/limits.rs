@@ -37,18 +37,20 @@ impl Limits {
         let action = format!("{method} {}", route.join("/"));
         // Tokens per 1000 s, burst, identity.
         let (rate, burst, identity) = match (method, route) {
-            (&Method::DELETE, ["*"]) => (limit.app_deletes_per_minute * 1000 / 60, limit.app_deletes_per_minute, ""),
-            (&Method::GET, [_, "machines", "*"]) => {
-                (limit.get_machine_per_second * 1000, limit.get_machine_burst, identity)
+            (&Method::DELETE, ["*"]) => {
+                (limit.app_deletes_per_minute.saturating_mul(1000) / 60, limit.app_deletes_per_minute, "")
             }
-            _ => (limit.per_second * 1000, limit.burst, identity),
+            (&Method::GET, [_, "machines", "*"]) => {
+                (limit.get_machine_per_second.saturating_mul(1000), limit.get_machine_burst, identity)
+            }
+            _ => (limit.per_second.saturating_mul(1000), limit.burst, identity),
         };
         if self.buckets.len() > SWEEP_AT {
             self.buckets.retain(|_, bucket| now.since(bucket.at) < 60_000);
         }
         let full = u64::from(burst) * 1000;
         let bucket = self.buckets.entry((action, identity.to_owned())).or_insert(Bucket { level: full, at: now });
-        let gained = now.since(bucket.at) * u64::from(rate) / 1000;
+        let gained = now.since(bucket.at).saturating_mul(u64::from(rate)) / 1000;
         if gained > 0 {
             bucket.level = (bucket.level + gained).min(full);
             bucket.at = now;

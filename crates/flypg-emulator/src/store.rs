@@ -124,16 +124,23 @@ impl Store {
         }
     }
 
-    pub(crate) async fn write(&self, batch: Batch) {
+    /// Writes a batch. If that fails, its apps are part of the next one, and false is returned.
+    pub(crate) async fn write(&self, batch: Batch) -> bool {
         let (dir, sequence) = (self.dir.clone(), batch.sequence);
+        let apps: Vec<String> = batch.apps.iter().map(|(name, _)| name.clone()).collect();
         let written = tokio::task::spawn_blocking(move || write_batch(&dir, &batch)).await;
-        match written {
-            Ok(Ok(())) => {}
-            // Going on without a disk would be worse than being forgetful.
-            Ok(Err(error)) => tracing::error!(%error, dir = %self.dir.display(), "the world could not be saved"),
-            Err(error) => tracing::error!(%error, "the world could not be saved"),
+        let error = match written {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error.to_string()),
+            Err(error) => Some(error.to_string()),
+        };
+        if let Some(error) = &error {
+            // Those who wait are answered all the same: standing still would be worse than being forgetful for a while.
+            tracing::error!(error, dir = %self.dir.display(), "the world could not be saved");
+            self.pending.lock().unwrap_or_else(PoisonError::into_inner).apps.extend(apps);
         }
         self.written.send_replace(sequence);
+        error.is_none()
     }
 
     pub(crate) async fn saved(&self) {

@@ -17,13 +17,8 @@ use super::paging::Page;
 use super::reply::Reply;
 use super::views;
 
-pub(crate) async fn list(call: Call) -> Result<Reply, axum::response::Response> {
-    // Without it Fly's router does not know the path.
-    let Some(org) = call.query("org_slug") else { return Err(super::not_found().await) };
-    list_of(&call, org).map_err(axum::response::IntoResponse::into_response)
-}
-
-fn list_of(call: &Call, org: &str) -> Result<Reply, Refusal> {
+pub(crate) async fn list(call: Call) -> Result<Reply, Refusal> {
+    let org = call.query("org_slug").unwrap_or_default();
     call.caller.may_use_org(org)?;
     let lag = call.lag_of_lists();
     let page = Page::asked(call.query("limit"), call.query("cursor"), 5000, call.engine.now())?;
@@ -58,9 +53,6 @@ pub(crate) async fn create(call: Call) -> Result<Reply, Refusal> {
     call.caller.may_use_org(&org)?;
     // The docs say `app_name`, the spec and fly-go say `name`.
     let name = text("name")?.or(text("app_name")?).unwrap_or_default();
-    if name.is_empty() {
-        return Err(Refusal::bad_app_name());
-    }
     let create = CreateApp { name, org, network: text("network")?, idempotency_key: text("idempotency_key")? };
     let (app, cookie) =
         call.engine.write(|world, now| world.create_app(now, create).map(|app| (app, world.knobs.affinity_cookie)))?;

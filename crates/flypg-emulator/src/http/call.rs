@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, RawPathParams, Request};
 use axum::response::{IntoResponse, Response};
-use http::{HeaderMap, HeaderValue, Method, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method, header};
 
 use crate::engine::Engine;
 use crate::faults::Bent;
@@ -41,8 +41,15 @@ impl FromRequest<Arc<Engine>> for Call {
 
     async fn from_request(request: Request, engine: &Arc<Engine>) -> Result<Self, Response> {
         let (mut parts, body) = request.into_parts();
-        let params =
-            RawPathParams::from_request_parts(&mut parts, engine).await.map_err(IntoResponse::into_response)?;
+        let query = query_pairs(parts.uri.query().unwrap_or_default());
+        // Without it Fly's router does not know the path, token or not.
+        let org_given = query.iter().any(|(key, value)| key == "org_slug" && !value.is_empty());
+        if parts.method == Method::GET && parts.uri.path() == "/v1/apps" && !org_given {
+            return Err(super::not_found().await);
+        }
+        let params = RawPathParams::from_request_parts(&mut parts, engine)
+            .await
+            .map_err(|_| Refusal::bad_request("the path is not UTF-8").into_response())?;
         let path: BTreeMap<String, String> = params.iter().map(|(k, v)| (k.to_owned(), v.to_owned())).collect();
         let caller = match engine.auth.caller(parts.headers.get(header::AUTHORIZATION)) {
             Ok(caller) => caller,
@@ -60,11 +67,9 @@ impl FromRequest<Arc<Engine>> for Call {
         if let Some(refused) = over_limit(engine, &parts.method, parts.uri.path(), &path) {
             return Err(refused);
         }
-        let query = query_pairs(parts.uri.query().unwrap_or_default());
         let bent = parts.extensions.remove::<Bent>().unwrap_or_default();
         let nonce = header_text(&parts.headers, "fly-machine-lease-nonce");
-        let body =
-            axum::body::to_bytes(body, MAX_BODY).await.map_err(|_| StatusCode::PAYLOAD_TOO_LARGE.into_response())?;
+        let body = axum::body::to_bytes(body, MAX_BODY).await.map_err(|_| Refusal::too_large().into_response())?;
         Ok(Self { engine: Arc::clone(engine), caller, body, nonce, bent, path, query })
     }
 }

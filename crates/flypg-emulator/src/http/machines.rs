@@ -276,7 +276,7 @@ pub(crate) async fn exec(call: Call) -> Result<Reply, Refusal> {
     let command = ExecCommand {
         argv,
         stdin: body.string("stdin")?.unwrap_or_default().to_owned(),
-        timeout_ms: timeout_s.unwrap_or(60) * 1000,
+        timeout_ms: timeout_s.unwrap_or(60).saturating_mul(1000),
     };
     let nonce = call.nonce.as_deref();
     let boot = call
@@ -334,8 +334,10 @@ pub(crate) async fn ps(call: Call) -> Result<Reply, Refusal> {
         "rss" => processes.sort_by_key(|process| process.rss),
         other => return Err(Refusal::invalid(&format!("invalid sort_by '{other}'"))),
     }
-    if call.query("order") == Some("desc") {
-        processes.reverse();
+    match call.query("order").unwrap_or("asc") {
+        "asc" => {}
+        "desc" => processes.reverse(),
+        other => return Err(Refusal::invalid(&format!("invalid order '{other}'"))),
     }
     Ok(Reply::ok(&processes))
 }

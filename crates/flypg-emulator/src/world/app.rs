@@ -86,7 +86,12 @@ impl World {
                 };
             }
         }
-        let name = if create.name.is_empty() { self.ids.name() } else { create.name };
+        let name = match (create.name.is_empty(), &create.idempotency_key) {
+            (false, _) => create.name,
+            // Only with a key can the caller find out what it was called.
+            (true, Some(_)) => self.ids.name(),
+            (true, None) => return Err(Refusal::bad_app_name()),
+        };
         if !app_name_ok(&name) {
             return Err(Refusal::bad_app_name());
         }

@@ -214,8 +214,9 @@ fn guest(object: &Object<'_>) -> Result<Guest, Refusal> {
         Some(map) => {
             let guest = Object::new(map, TYPE, "config.guest");
             let positive = |key: &str| -> Result<Option<u64>, Refusal> {
-                let value = guest.integer(key)?.map(|value| u64::try_from(value).unwrap_or(0));
-                Ok(value.filter(|value| *value > 0))
+                let Some(value) = guest.integer(key)?.filter(|value| *value != 0) else { return Ok(None) };
+                let refused = || Refusal::bad_request(&format!("invalid config.guest.{key}, {value} is negative"));
+                u64::try_from(value).map(Some).map_err(|_| refused())
             };
             let kind = guest.string("cpu_kind")?.filter(|kind| !kind.is_empty()).unwrap_or("shared").to_owned();
             (kind, positive("cpus")?.unwrap_or(1), positive("memory_mb")?)

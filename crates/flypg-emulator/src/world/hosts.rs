@@ -146,7 +146,7 @@ impl Hosts {
 /// # Errors
 /// 409, naming what is short.
 pub fn fits(knobs: &Knobs, host: &Host, need: Room) -> Result<(), Refusal> {
-    let short = |limit: Option<u64>, used: u64, need: u64| limit.is_some_and(|limit| used + need > limit);
+    let short = |limit: Option<u64>, used: u64, need: u64| limit.is_some_and(|limit| used.saturating_add(need) > limit);
     if host.full || host.status != HostStatus::Ok || knobs.full_regions.contains(&host.region) {
         return Err(Refusal::no_host_capacity("resources"));
     }

@@ -379,7 +379,7 @@ impl World {
         format!("{}-{}", self.ids.ulid(now), self.knobs.nearest)
     }
 
-    /// A random number, for faults that happen by chance.
+    /// A random number.
     pub fn draw(&mut self) -> u64 {
         self.ids.bits()
     }

@@ -54,7 +54,9 @@ impl World {
     pub fn placements(&self, expression: &str, need: Room, count: u64) -> Result<Vec<(String, u64)>, Refusal> {
         /// Stands for "the limit of the organisation", which the emulator does not have.
         const PLENTY: u64 = 100;
-        let mut wanted = if count == 0 { PLENTY } else { count };
+        // Room is found by trying, one Machine at a time.
+        const MOST: u64 = 10_000;
+        let mut wanted = if count == 0 { PLENTY } else { count.min(MOST) };
         let mut found = Vec::new();
         for region in self.regions_of(expression)? {
             let mut room = 0;

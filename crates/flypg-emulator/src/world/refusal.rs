@@ -82,6 +82,7 @@ refusals! {
     image_unknown(image) = 400, "invalid_argument: failed to get manifest {image}: MANIFEST_UNKNOWN: manifest unknown";
     host_unreachable() = 408, "deadline_exceeded: host did not answer in time";
     machine_limit() = 422, "Your organization has reached its machine limit. Please contact billing@fly.io";
+    too_large() = 413, "http: request body too large";
     rate_limited() = 429, "rate limit exceeded";
     wait_timed_out(want, now) = 408, "deadline_exceeded: machine failed to reach desired state, {want}, currently {now}";
     wait_hopeless(want, now) = 400, "invalid_argument: machine is not going to reach state {want}, currently {now}";

@@ -2,11 +2,13 @@
 
 mod consistency;
 mod contract;
+mod disk;
 mod faults;
 mod harness;
 mod leases;
 mod processes;
 mod restarts;
 mod states;
+mod strangers;
 mod typed;
 mod volumes;

@@ -8,7 +8,7 @@ pub(crate) mod octet;
 mod tree;
 mod volumes;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -54,7 +54,10 @@ impl std::fmt::Debug for Inner {
 
 /// Leaves room for `/m/<14>/` and some 30 more bytes within the 107 of a Unix socket's path.
 const LONGEST_DATA_PATH: usize = 60;
-const MEASURE_EVERY: Duration = Duration::from_secs(10);
+/// A Machine that floods its output fills some hundred MB a second.
+const TRIM_EVERY: Duration = Duration::from_secs(1);
+/// Volumes are measured once in so many rounds.
+const MEASURE_ROUNDS: u64 = 10;
 
 impl Processes {
     pub(crate) fn new(
@@ -88,16 +91,53 @@ impl Processes {
         tokio::spawn(housekeeping(Arc::downgrade(&inner)));
         Ok(Self { inner })
     }
+
+    /// Ends what an emulator began and was killed before it could write down, and removes what it could not remove any
+    /// more. Volumes that nobody knows stay where they are: they are data.
+    pub(crate) async fn forget_strangers(&self, machines: BTreeSet<String>) {
+        let inner = Arc::clone(&self.inner);
+        // A panic inside is a bug that was reported; the strangers stay then.
+        let _ = tokio::task::spawn_blocking(move || {
+            for machine in names_in(&inner.data.join("m")).filter(|name| !machines.contains(name)) {
+                if !tree::kill_all(&inner.places(&machine)) {
+                    tracing::error!(machine, "some processes would not die");
+                }
+                remove_dir(&inner.root(&machine));
+                for file in [inner.run_file(&machine), inner.log_file(&machine)] {
+                    // They may never have been there.
+                    let _ = std::fs::remove_file(file);
+                }
+            }
+            for part in ["v", "s"] {
+                let dir = inner.data.join(part);
+                names_in(&dir).filter(|name| name.contains(".gone")).for_each(|name| remove_dir(&dir.join(name)));
+            }
+        })
+        .await;
+    }
+}
+
+fn names_in(dir: &Path) -> impl Iterator<Item = String> {
+    std::fs::read_dir(dir).into_iter().flatten().flatten().filter_map(|entry| entry.file_name().into_string().ok())
+}
+
+fn remove_dir(dir: &Path) {
+    if let Err(error) = std::fs::remove_dir_all(dir) {
+        tracing::warn!(%error, dir = %dir.display(), "could not be removed");
+    }
 }
 
 /// Keeps logs short and tells how full volumes are.
 async fn housekeeping(inner: std::sync::Weak<Inner>) {
-    loop {
-        tokio::time::sleep(MEASURE_EVERY).await;
+    for round in 1_u64.. {
+        tokio::time::sleep(TRIM_EVERY).await;
         let Some(inner) = inner.upgrade().filter(|inner| !inner.closing()) else { return };
         // A panic inside is a bug that was reported; the next round tries again.
         let _ = tokio::task::spawn_blocking(move || {
             launch::trim_logs(&inner.data.join("log"));
+            if !round.is_multiple_of(MEASURE_ROUNDS) {
+                return;
+            }
             let mounted: Vec<_> = inner.mounted().clone().into_iter().collect();
             for (volume, (app, _)) in mounted {
                 let bytes_used = volumes::bytes_used(&inner.volume_dir(&volume));
@@ -186,11 +226,7 @@ impl Inner {
     fn remove(&self, dir: &Path) {
         let doomed = dir.with_extension(format!("gone{}", std::process::id()));
         if std::fs::rename(dir, &doomed).is_ok() {
-            tokio::task::spawn_blocking(move || {
-                if let Err(error) = std::fs::remove_dir_all(&doomed) {
-                    tracing::warn!(%error, dir = %doomed.display(), "could not be removed");
-                }
-            });
+            tokio::task::spawn_blocking(move || remove_dir(&doomed));
         } else {
             // A link left by a migration.
             let _ = std::fs::remove_file(dir);

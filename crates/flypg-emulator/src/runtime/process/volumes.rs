@@ -6,6 +6,7 @@ use std::os::unix::fs::{MetadataExt as _, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
@@ -51,6 +52,9 @@ pub(super) fn rename(from: &Path, to: &Path) {
     }
 }
 
+/// How long to wait before a copy that failed is tried again.
+const COPY_AGAIN: Duration = Duration::from_secs(1);
+
 /// Copies everything below `from` into a new directory that then takes the place of `to`.
 fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let new = to.with_extension("new");
@@ -61,10 +65,14 @@ fn copy(from: &Path, to: &Path) -> io::Result<()> {
     let mut source = from.as_os_str().to_owned();
     source.push("/.");
     // Owners, modes, times, links and holes; blocks are shared where the file system can.
-    let output = Command::new("cp").args(["-a", "--reflink=auto"]).arg(source).arg(&new).output()?;
+    let output = Command::new("cp").args(["-a", "--reflink=auto"]).arg(source).arg(&new).env("LC_ALL", "C").output()?;
     if !output.status.success() {
-        // Files that vanish while they are copied are to be expected.
-        tracing::warn!(from = %from.display(), error = %String::from_utf8_lossy(&output.stderr), "incomplete copy");
+        let error = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        // Files that vanish while they are copied are to be expected; a full disk must not make a copy that looks whole.
+        if !from.exists() || !error.lines().all(|line| line.ends_with("No such file or directory")) {
+            return Err(io::Error::other(error));
+        }
+        tracing::warn!(from = %from.display(), error, "incomplete copy");
     }
     match fs::remove_dir_all(to) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
@@ -89,33 +97,48 @@ fn copy_at_one_moment(inner: &Inner, volume: &str, to: &Path) -> io::Result<()> 
     copy(&inner.volume_dir(volume), to)
 }
 
-pub(super) async fn fill(inner: Arc<Inner>, app: String, volume: String, from: Source) {
-    // Never closed.
-    let _permit = inner.copies.acquire().await;
-    let worker = Arc::clone(&inner);
-    let id = volume.clone();
-    let filled = tokio::task::spawn_blocking(move || {
-        let to = worker.volume_dir(&id);
-        match &from {
-            Source::Snapshot(snapshot) => copy(&worker.snapshot_dir(snapshot), &to),
-            Source::Volume(source) => copy_at_one_moment(&worker, source, &to),
+/// Copies until it works: a disk may be full for a while. `None` when it is not wanted any more.
+async fn persist(
+    inner: &Arc<Inner>,
+    volume: &str,
+    copy: impl Fn(&Inner) -> io::Result<()> + Clone + Send + 'static,
+) -> Option<()> {
+    while !inner.closing() && inner.volume_dir(volume).exists() {
+        // Never closed.
+        let permit = inner.copies.acquire().await;
+        let (worker, copy) = (Arc::clone(inner), copy.clone());
+        match tokio::task::spawn_blocking(move || copy(&worker)).await {
+            Ok(Ok(())) => return Some(()),
+            Ok(Err(error)) => tracing::error!(%error, volume, "the volume could not be copied; trying again"),
+            Err(error) => tracing::error!(%error, volume, "the volume could not be copied; trying again"),
         }
-    });
-    if let Ok(Err(error)) = filled.await {
-        tracing::error!(%error, volume, "the volume could not be filled");
+        drop(permit);
+        tokio::time::sleep(COPY_AGAIN).await;
     }
-    inner.report(Report::VolumeFilled { app, volume });
+    None
 }
 
+/// Fills a new volume. Until it has all its content it is not reported as filled, so nothing boots on a part of it.
+pub(super) async fn fill(inner: Arc<Inner>, app: String, volume: String, from: Source) {
+    let id = volume.clone();
+    let filled = persist(&inner, &volume, move |inner| {
+        let to = inner.volume_dir(&id);
+        match &from {
+            Source::Snapshot(snapshot) => copy(&inner.snapshot_dir(snapshot), &to),
+            Source::Volume(source) => copy_at_one_moment(inner, source, &to),
+        }
+    });
+    if filled.await.is_some() {
+        inner.report(Report::VolumeFilled { app, volume });
+    }
+}
+
+/// Takes a snapshot; it stays `running` until it is whole.
 pub(super) async fn snapshot(inner: Arc<Inner>, app: String, volume: String, snapshot: String) {
-    // Never closed.
-    let _permit = inner.copies.acquire().await;
-    let (worker, id, to) = (Arc::clone(&inner), volume.clone(), inner.snapshot_dir(&snapshot));
-    let copied = tokio::task::spawn_blocking(move || copy_at_one_moment(&worker, &id, &to).map(|()| bytes_used(&to)));
-    match copied.await {
-        Ok(Ok(size)) => inner.report(Report::SnapshotTaken { app, volume, snapshot, size }),
-        // It stays `running`, as a stuck one does.
-        Ok(Err(error)) => tracing::error!(%error, volume, "the snapshot could not be taken"),
-        Err(error) => tracing::error!(%error, volume, "the snapshot could not be taken"),
+    let (id, to) = (volume.clone(), inner.snapshot_dir(&snapshot));
+    let place = to.clone();
+    if persist(&inner, &volume, move |inner| copy_at_one_moment(inner, &id, &place)).await.is_some() {
+        let size = tokio::task::spawn_blocking(move || bytes_used(&to)).await.unwrap_or(0);
+        inner.report(Report::SnapshotTaken { app, volume, snapshot, size });
     }
 }
