@@ -161,18 +161,24 @@ impl Client {
     /// See [`Error`].
     pub async fn send<T>(&self, request: Request<T>) -> Result<T, Error> {
         let budget = self.shared.patience.max(self.shared.answer_timeout(&request));
-        self.send_within(request, budget).await
+        self.repeat(request, budget, budget).await
     }
 
     /// [`Client::send`] with a deadline of its own: neither waiting for a token, nor for an answer, nor repeating
-    /// goes beyond it.
+    /// goes beyond it. It may be longer than the configuration's patience: then one answer may take that long, and
+    /// repeating ends earlier.
     ///
     /// # Errors
     /// See [`Error`].
     pub async fn send_within<T>(&self, request: Request<T>, budget: Duration) -> Result<T, Error> {
+        self.repeat(request, budget.min(self.shared.patience), budget).await
+    }
+
+    async fn repeat<T>(&self, request: Request<T>, patience: Duration, budget: Duration) -> Result<T, Error> {
         let now = Instant::now();
-        let deadline = now.checked_add(budget).unwrap_or(now + Duration::from_secs(86_400));
-        retry::repeat(request.idempotence(), deadline, || self.shared.attempt(&request, deadline)).await
+        let after = |time| now.checked_add(time).unwrap_or(now + Duration::from_secs(86_400));
+        let (until, deadline) = (after(patience), after(budget));
+        retry::repeat(request.idempotence(), until, || self.shared.attempt(&request, deadline)).await
     }
 
     /// Sends a list request for page after page, and joins them. `page` builds the request for a cursor.

@@ -15,6 +15,9 @@ pub use reason::Reason;
 /// Any error from below.
 pub type Source = Box<dyn std::error::Error + Send + Sync + 'static>;
 
+/// The most of an answer that a message repeats, in characters.
+const SAID: usize = 300;
+
 /// The most of a body that is kept, in bytes.
 pub const BODY_KEPT: usize = 4096;
 
@@ -129,10 +132,15 @@ impl Exchange {
         self
     }
 
+    /// A page for people. The Machines API gives none: a proxy does, or some other server at this address.
+    fn is_page(&self) -> bool {
+        self.raw_body.as_deref().is_some_and(|body| body.trim_start().starts_with('<'))
+    }
+
     /// The end of an error message: the answer in brief.
     fn said(&self) -> String {
         let mut said = String::new();
-        let text = self.text.as_deref().or(self.raw_body.as_deref()).map(str::trim);
+        let text = self.text.as_deref().or(self.raw_body.as_deref()).map(one_line);
         match (self.status, text.filter(|text| !text.is_empty())) {
             (Some(status), Some(text)) => said = format!(": {status} {text}"),
             (Some(status), None) => said = format!(": {status}"),
@@ -157,6 +165,15 @@ pub(crate) fn keep_raw(body: &[u8]) -> Option<String> {
     }
     let kept = &body[..body.len().min(BODY_KEPT)];
     Some(clip(&String::from_utf8_lossy(kept)).to_owned())
+}
+
+/// Words with one space between them, and not too many of them.
+fn one_line(text: &str) -> String {
+    let line = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    match line.char_indices().nth(SAID) {
+        Some((end, _)) => format!("{}…", &line[..end]),
+        None => line,
+    }
 }
 
 /// The first [`BODY_KEPT`] bytes, or a little less so as not to cut a character.
@@ -184,6 +201,8 @@ impl Error {
             429 => Self::not_done(Cause::Throttled, exchange, None),
             401 => Self::not_done(Cause::Unauthorized, exchange, None),
             403 => Self::not_done(Cause::Forbidden, exchange, None),
+            // A page that is not found says nothing about an app that is not found.
+            400..=499 if status != 408 && exchange.is_page() => Self::not_done(Cause::UnexpectedStatus, exchange, None),
             400..=499 => match Reason::of(status, &exchange) {
                 // A request timeout says nothing about what was begun; a wait that ran out does.
                 Reason::Other if status == 408 => Self::unclear(idempotence, Cause::Unavailable, exchange, None),
@@ -340,6 +359,18 @@ mod tests {
             "POST /v1/apps/orders-db/machines was refused: 404 404 page not found (fly-request-id 01J-yyz)"
         ]
         .assert_eq(&error(Idempotence::Once, 404, "404 page not found\n").to_string());
+    }
+
+    #[test]
+    fn the_page_of_another_server_says_nothing_about_what_was_asked_for() {
+        let page = "<!DOCTYPE html>\n<html>\n  <body>Not Found</body>\n</html>";
+        for idempotence in [Idempotence::Read, Idempotence::Once] {
+            let error = error(idempotence, 404, page);
+            assert!(!error.is_not_found() && error.cause() == Some(Cause::UnexpectedStatus), "{error:?}");
+            assert!(error.to_string().contains("404 <!DOCTYPE html> <html> <body>Not Found"), "{error}");
+        }
+        let long = error(Idempotence::Read, 502, &format!("<p>{}", "word ".repeat(500)));
+        assert!(long.to_string().chars().count() < 2 * SAID, "{long}");
     }
 
     #[test]
