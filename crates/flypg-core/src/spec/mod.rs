@@ -27,6 +27,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 pub use diagnostics::{Code, Diagnostic, Diagnostics, Level, Place, Style};
 pub use schema::schema;
+pub use source::MAX_BYTES;
 pub use types::*;
 
 use crate::names::ClusterName;

@@ -3,7 +3,7 @@
 use super::diagnostics::{Code, Diagnostic, Excerpt, Place};
 
 /// Files are written by people; more than this is a mistake or an attack.
-pub(crate) const MAX_BYTES: usize = 256 * 1024;
+pub const MAX_BYTES: usize = 256 * 1024;
 
 /// A range of bytes in a [`Source`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,7 @@ impl<'a> Source<'a> {
     /// Decodes `bytes`, or says why it cannot.
     pub(crate) fn decode(file: &'a str, bytes: &'a [u8]) -> Result<Self, Box<Diagnostic>> {
         if bytes.len() > MAX_BYTES {
-            let message = format!("this file is too large: {} bytes, and at most {MAX_BYTES} are read", bytes.len());
+            let message = format!("this file is too large: at most {MAX_BYTES} bytes are read");
             let help = "a cluster takes about one kilobyte; split the clusters over several files";
             return Err(Diagnostic::error(Code::TooLarge, file, message).help(help).into());
         }

@@ -329,6 +329,7 @@ impl<'a> Builder<'a> {
         // Of what ends too early, the end of the last line that says something is a better place than the end of file.
         let at = match before.rfind('\t') {
             Some(tab) if sentence.contains("tab") => line_start + tab, // it is noticed one character later
+            None if sentence.contains("tab") => indenting_tab(text, line_start).unwrap_or(at), // or many lines earlier
             _ if text[at..].trim_start().is_empty() => text.trim_end().len(),
             _ if sentence == NO_KEY_HERE => line_start + before.len() - before.trim_start().len(),
             _ => at,
@@ -351,6 +352,19 @@ impl<'a> Builder<'a> {
             None => diagnostic,
         });
     }
+}
+
+/// Where the first tab stands that indents a line, from the line that starts at `from` on.
+fn indenting_tab(text: &str, from: usize) -> Option<usize> {
+    let mut start = from;
+    for line in text[from..].split_inclusive(['\n', '\r']) {
+        let indent = &line[..line.len() - line.trim_start_matches([' ', '\t']).len()];
+        if let Some(tab) = indent.find('\t') {
+            return Some(start + tab);
+        }
+        start += line.len();
+    }
+    None
 }
 
 const NO_KEY_HERE: &str = "a key cannot stand here";

@@ -132,6 +132,23 @@ fn a_tab() {
     );
 }
 
+/// The parser reads on over it and complains about the text that it seems to continue.
+#[test]
+fn a_tab_below_text() {
+    check(
+        with("  postgres:", "\tpostgres:"),
+        expect![[r#"
+        error: this is not YAML
+         --> cluster.yaml:7:1
+          |
+        7 |  postgres:
+          | ^ a tab is not indentation
+          |
+          = help: indent with spaces
+    "#]],
+    );
+}
+
 #[test]
 fn a_second_colon() {
     check(
