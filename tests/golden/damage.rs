@@ -2,7 +2,7 @@
 
 use expect_test::expect;
 use flypg_core::decree::SystemId;
-use flypg_core::observed::Seen;
+use flypg_core::observed::{Seen, Unknown};
 use flypg_core::protocol::Phase;
 
 use crate::scenario::{Edit, NOW, Scenario, check, check_holds};
@@ -282,4 +282,25 @@ fn a_volume_made_twice_is_used_once() {
         })
         .collect();
     assert_eq!(used.len(), 1, "{plan:#?}");
+}
+
+/// As from another computer, with another master key: there is no record, and no agent lets us in.
+#[test]
+fn nothing_begins_where_our_key_is_not_accepted() {
+    check(
+        Scenario::running("development").happens(|world| {
+            world.record = Seen::at(NOW, None);
+            for report in world.reports.values_mut() {
+                *report = Seen::Unknown { why: Unknown::Forbidden { error: "401".to_owned() } };
+            }
+        }),
+        expect![[r#"
+            notes-dev: unknown
+
+              held
+                ! ord-1: until ord-1 accepts our key: the cluster was made with another master key, so use its state directory (--state) or FLYPG_MASTER_KEY
+
+            plan again: held
+        "#]],
+    );
 }

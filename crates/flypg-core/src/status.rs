@@ -55,7 +55,7 @@ pub struct NodeStatus {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Condition {
-    /// `Ready`, `HighlyAvailable`, `Progressing`, `Held`.
+    /// `Ready`, `HighlyAvailable`, `Progressing`, `Held`; `Leftovers` where there are any.
     #[serde(rename = "type")]
     pub kind: String,
     pub status: bool,
@@ -97,7 +97,10 @@ pub fn status(spec: &ClusterSpec, observed: &Observed, plan: &Plan, _now: Timest
         epoch: decree.map(|d| d.epoch.0),
         primary: decree.map(|d| d.primary.to_string()),
         endpoints: endpoints(observed, decree, &nodes),
-        conditions: conditions(plan, spec, serves, ready, &node_statuses),
+        conditions: conditions(plan, spec, observed.machines.known().is_some(), serves, ready, &node_statuses)
+            .into_iter()
+            .chain(leftovers(observed, plan, &nodes))
+            .collect(),
         nodes: node_statuses,
     }
 }
@@ -213,7 +216,37 @@ fn endpoints(observed: &Observed, decree: Option<&Decree>, nodes: &[(NodeName, &
     }
 }
 
-fn conditions(plan: &Plan, spec: &ClusterSpec, serves: bool, ready: bool, nodes: &[NodeStatus]) -> Vec<Condition> {
+/// Volumes that hold, or held, a node's data and that no Machine uses: kept by `deletion`, or made twice because an
+/// answer was lost. They cost money, and nobody else tells of them.
+fn leftovers(observed: &Observed, plan: &Plan, nodes: &[(NodeName, &Machine)]) -> Option<Condition> {
+    if plan.steps.iter().any(|step| step.action.creates()) {
+        return None; // some may be about to be used
+    }
+    let is_mounted = |id: &str| {
+        let volumes = nodes.iter().filter_map(|(_, machine)| machine.config.as_ref()?.volume.as_deref());
+        volumes.into_iter().any(|volume| volume == id)
+    };
+    let volumes = observed.volumes.known()?.iter().filter(|volume| volume.node().is_some());
+    let unused = volumes.filter(|volume| volume.attached_to.is_none() && !is_mounted(&volume.id));
+    let named: Vec<String> =
+        unused.map(|volume| format!("{} ({}, {} GB)", volume.name, volume.id, volume.size_gb)).collect();
+    (!named.is_empty()).then(|| Condition {
+        kind: "Leftovers".to_owned(),
+        status: true,
+        reason: "UnusedVolumes".to_owned(),
+        message: format!("no machine uses {}", named.join(", ")),
+        since: None,
+    })
+}
+
+fn conditions(
+    plan: &Plan,
+    spec: &ClusterSpec,
+    seen: bool,
+    serves: bool,
+    ready: bool,
+    nodes: &[NodeStatus],
+) -> Vec<Condition> {
     let condition = |kind: &str, status: bool, reason: &str, message: String| Condition {
         kind: kind.to_owned(),
         status,
@@ -229,6 +262,7 @@ fn conditions(plan: &Plan, spec: &ClusterSpec, serves: bool, ready: bool, nodes:
     let (reason, message) = match (ready, serves) {
         (true, _) => ("AllNodesReady", format!("{working} of {} nodes work", spec.total_nodes())),
         (false, true) => ("NodesMissing", format!("{working} of {} nodes work", spec.total_nodes())),
+        (false, false) if !seen => ("Unknown", "the cluster's machines cannot be seen".to_owned()),
         (false, false) => ("NoPrimary", "no primary accepts writes".to_owned()),
     };
     let moving = !plan.steps.is_empty() || !waits.is_empty();

@@ -374,6 +374,8 @@ pub enum Until {
     Resumed { mode: ReconcileMode },
     /// The app exists, and what is in it is not ours.
     AppIsOurs { app: ClusterName },
+    /// Its agent has another key than ours: the cluster was made with another master key.
+    KeyAccepted { node: NodeName },
     /// The token may not see it, or it belongs to another organisation.
     Permitted { what: Subject, error: String },
     /// The app belongs to another organisation than the file says.

@@ -31,6 +31,11 @@ impl<'a> Node<'a> {
         }
     }
 
+    /// Its agent answers, and not to us.
+    pub(super) fn rejects_our_key(&self) -> bool {
+        matches!(self.report, Some(Seen::Unknown { why: Unknown::Forbidden { .. } }))
+    }
+
     /// Postgres, if it runs and has reached consistency.
     pub(super) fn running(&self) -> Option<&'a PgReport> {
         let report = self.report()?;

@@ -78,6 +78,9 @@ fn begin(
         draft.hold(Work::Bootstrap, Until::Accounted { nodes: silent });
         return (Verdict::Unknown, None);
     }
+    if census.nodes.values().any(Node::rejects_our_key) {
+        return (Verdict::Unknown, None); // somebody else's cluster, or ours with the wrong key: nothing begins here
+    }
     // Nodes that are wanted are being made or started by this very plan; until all have spoken there is time.
     let waited = |node: &Node<'_>| node.report().is_none();
     if census.nodes.is_empty() || census.nodes.values().any(waited) || !membership.joining.is_empty() {
@@ -135,8 +138,8 @@ pub(super) fn assign(draft: &mut Draft, world: &World<'_>) {
     if world.decree.is_none() && world.membership.joining.is_empty() {
         for name in &world.membership.staying {
             let node = world.census.get(name);
-            if node.is_some_and(|n| n.machine.is_some() && n.report().is_none()) {
-                answers(draft, name, node.and_then(Node::silence));
+            if let Some(node) = node.filter(|n| n.machine.is_some() && n.report().is_none()) {
+                answers(draft, name, node);
             }
         }
     }
@@ -148,7 +151,7 @@ pub(super) fn assign(draft: &mut Draft, world: &World<'_>) {
             continue; // being started, or held, by whoever launches Machines
         };
         let Some(report) = node.report() else {
-            answers(draft, name, node.silence());
+            answers(draft, name, node);
             continue;
         };
         let Some(task) = task(draft, world, decree, name, report) else { continue };
@@ -183,8 +186,12 @@ fn moves(report: &NodeReport, task: &Task) -> bool {
     leads.is_some_and(|leads| leads == matches!(task, Task::Follow { .. }))
 }
 
-fn answers(draft: &mut Draft, name: &NodeName, error: Option<String>) {
-    draft.hold(Work::Join { node: name.clone() }, Until::AgentAnswers { node: name.clone(), error });
+fn answers(draft: &mut Draft, name: &NodeName, node: &Node<'_>) {
+    let until = match node.rejects_our_key() {
+        true => Until::KeyAccepted { node: name.clone() },
+        false => Until::AgentAnswers { node: name.clone(), error: node.silence() },
+    };
+    draft.hold(Work::Join { node: name.clone() }, until);
 }
 
 /// What `name` is to do, or a hold that says what it waits for.

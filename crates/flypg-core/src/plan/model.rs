@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use crate::Timestamp;
 use crate::decree::SystemId;
 use crate::names::NodeName;
-use crate::observed::{Address, App, Machine, MachineConfig, Observed, Power, Seen, Volume};
+use crate::observed::{Address, App, Machine, MachineConfig, Observed, Power, Seen, Unknown, Volume};
 use crate::plan::Action;
 use crate::protocol::{Assignment, Lsn, NodeReport, PgReport, PgRole, Phase, ReplicaReport, Task, env};
 use crate::settings;
@@ -111,7 +111,11 @@ pub fn settle(world: &mut Observed, now: Timestamp) -> bool {
                 Power::Created | Power::Changing => machine.power = Power::Started,
                 Power::Started | Power::Stopped | Power::Suspended | Power::Failed | Power::Destroying => {}
             }
-            let unheard = world.reports.get(&machine.id).is_none_or(|r| r.known().is_none());
+            let unheard = match world.reports.get(&machine.id) {
+                None => true,
+                Some(Seen::Unknown { why: Unknown::Forbidden { .. } }) => false, // it will not let us in later either
+                Some(report) => report.known().is_none(),
+            };
             if machine.power == Power::Started && unheard {
                 silent.push((machine.id.clone(), machine.config.clone()));
             }

@@ -162,6 +162,10 @@ pub fn until(until: &Until) -> String {
         Until::MachineSettled { node } => format!("machine {node} has settled"),
         Until::AgentAnswers { node, error: None } => format!("{node} answers"),
         Until::AgentAnswers { node, error: Some(error) } => format!("{node} answers ({error})"),
+        Until::KeyAccepted { node } => format!(
+            "{node} accepts our key: the cluster was made with another master key, so use its state directory (--state) \
+             or FLYPG_MASTER_KEY"
+        ),
         Until::Ready { node, progress } => format!("{node} is ready ({})", self::progress(progress)),
         Until::Bootstrapped { node } => format!("{node} has made the cluster's data"),
         Until::ParametersRead { node } => format!("{node} has read its parameters"),
