@@ -102,10 +102,53 @@ fn files_that_are_not_there() {
         $ flypg reconcile -f empty --dry-run
         | error: empty holds no *.yaml or *.yml file
         |
-        | hint: name a cluster file, or a directory of them, with -f
+        | hint: name a cluster file, or a directory of them, with -f; if the clusters it held are to go, leave an empty .yaml file there
         exit 1
     "#]]
     .assert_eq(&shell.transcript("reconcile -f empty --dry-run"));
+}
+
+#[test]
+fn what_is_no_file() {
+    let shell = Shell::new();
+    shell.write("clusters/orders.yaml", &cluster("orders-db"));
+    std::os::unix::fs::symlink(shell.dir.path(), shell.dir.path().join("clusters/up")).unwrap();
+    expect![[r#"
+        $ flypg validate -f clusters
+        | error: clusters/up is a link back to a directory that holds it
+        |
+        | hint: remove the link
+        exit 1
+    "#]]
+    .assert_eq(&shell.transcript("validate -f clusters"));
+    expect![[r#"
+        $ flypg validate -f /dev/zero
+        | error: /dev/zero is neither a file nor a directory
+        |
+        | hint: name a cluster file, or a directory of them, with -f
+        exit 1
+    "#]]
+    .assert_eq(&shell.transcript("validate -f /dev/zero"));
+    expect![[r#"
+        $ flypg validate -f clusters/orders.yaml/x
+        | error: clusters/orders.yaml/x cannot be read
+        | caused by: Not a directory (os error 20)
+        |
+        | hint: check the path, and who may read it
+        exit 1
+    "#]]
+    .assert_eq(&shell.transcript("validate -f clusters/orders.yaml/x"));
+    shell.write("huge.yaml", &"a: ".repeat(1_000_000));
+    expect![[r#"
+        $ flypg validate -f huge.yaml
+        | error: this file is too large: at most 262144 bytes are read
+        | --> huge.yaml
+        |  = help: a cluster takes about one kilobyte; split the clusters over several files
+        |
+        | error: 1 mistake; nothing was done
+        exit 1
+    "#]]
+    .assert_eq(&shell.transcript("validate -f huge.yaml"));
 }
 
 #[test]

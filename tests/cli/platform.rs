@@ -159,9 +159,31 @@ async fn what_does_not_end_in_time_is_named() {
     assert!(text.ends_with("exit 3\n"), "{text}");
     assert!(text.contains("| waiting: orders-db: "), "{text}");
     // It is noted all the same, and status tells of it.
-    let (text, _) = transcript(shell, "status").await;
+    let (text, shell) = transcript(shell, "status").await;
     assert!(text.starts_with("$ flypg status\norders-db is not ready\n"), "{text}");
+    // What cannot be seen is neither ready nor not ready.
+    let url = emulator.url();
     emulator.shutdown().await;
+    let (text, shell) = transcript(shell, "status").await;
+    expect![[r#"
+        $ flypg status
+        orders-db cannot be seen
+          progressing  everything: until the app can be read (GET /v1/apps/orders-db/machines did not happen: no connection: error sending request: client error (Connect): tcp connect error: Connection refused (os error 111))
+        | error: the Machines API at [URL] cannot be read
+        | caused by: GET /v1/apps/orders-db/machines did not happen: no connection: error sending request: client error (Connect): tcp connect error: Connection refused (os error 111)
+        |
+        | hint: check its address (--api, FLY_FLAPS_BASE_URL) and the token (FLY_API_TOKEN), then try again
+        exit 3
+    "#]].assert_eq(&text.replace(&url, "[URL]"));
+    let (text, _) = transcript(shell, "connect orders-db").await;
+    expect![[r#"
+        $ flypg connect orders-db
+        | error: the Machines API at [URL] cannot be read
+        | caused by: GET /v1/apps/orders-db/machines did not happen: no connection: error sending request: client error (Connect): tcp connect error: Connection refused (os error 111)
+        |
+        | hint: check its address (--api, FLY_FLAPS_BASE_URL) and the token (FLY_API_TOKEN), then try again
+        exit 3
+    "#]].assert_eq(&text.replace(&url, "[URL]"));
 }
 
 #[tokio::test]
@@ -189,6 +211,97 @@ async fn one_state_directory_has_one_controller() {
     drop(lock);
     drop(Store::open(&shell.dir.path().join("state")).unwrap());
     emulator.shutdown().await;
+}
+
+#[test]
+fn a_state_directory_that_cannot_be_used() {
+    let shell = Shell::new().with("FLY_FLAPS_BASE_URL", "http://127.0.0.1:1");
+    shell.write("orders.yaml", &cluster("orders-db"));
+    expect![[r#"
+        $ flypg reconcile -f orders.yaml --state orders.yaml/state
+        | error: the state directory cannot be used
+        | caused by: orders.yaml/state cannot be made
+        | caused by: Not a directory (os error 20)
+        |
+        | hint: give a directory that can be read and written with --state
+        exit 1
+    "#]]
+    .assert_eq(&shell.transcript("reconcile -f orders.yaml --state orders.yaml/state"));
+    expect![[r#"
+        $ flypg connect orders-db --state orders.yaml/state
+        | error: the state directory cannot be used
+        | caused by: orders.yaml/state/master.key cannot be read
+        | caused by: Not a directory (os error 20)
+        |
+        | hint: give a directory that can be read and written with --state
+        exit 1
+    "#]]
+    .assert_eq(&shell.transcript("connect orders-db --state orders.yaml/state"));
+    shell.write("damaged/flypg.db", &"this is no database\n".repeat(100));
+    expect![[r#"
+        $ flypg reconcile -f orders.yaml --state damaged
+        | error: the state directory cannot be used
+        | caused by: damaged/flypg.db cannot be opened
+        | caused by: file is not a database
+        | caused by: Error code 26: file is not a database
+        |
+        | hint: put back a copy of it; if there is none, move it away: the nodes still say who leads
+        exit 70
+    "#]]
+    .assert_eq(&shell.transcript("reconcile -f orders.yaml --state damaged"));
+    expect![[r#"
+        $ flypg status --state damaged
+        | error: the state directory cannot be used
+        | caused by: damaged/flypg.db cannot be opened
+        | caused by: file is not a database
+        | caused by: Error code 26: file is not a database
+        |
+        | hint: put back a copy of it; if there is none, move it away: the nodes still say who leads
+        exit 70
+    "#]]
+    .assert_eq(&shell.transcript("status --state damaged"));
+}
+
+#[tokio::test]
+async fn another_master_key_is_not_made_for_clusters_that_had_one() {
+    let (emulator, shell) = emulator().await;
+    let (_, shell) = transcript(shell, "reconcile -f orders.yaml --wait=0s").await;
+    let key = shell.dir.path().join("state/master.key");
+    std::fs::rename(&key, shell.dir.path().join("kept")).unwrap();
+    let (text, shell) = transcript(shell, "reconcile -f orders.yaml --wait=0s").await;
+    expect![[r#"
+        $ flypg reconcile -f orders.yaml --wait=0s
+        | error: state/master.key is missing, and the passwords of orders-db follow from it
+        |
+        | hint: put the file back, or set FLYPG_MASTER_KEY to what it held
+        exit 1
+    "#]]
+    .assert_eq(&text);
+    assert!(!key.exists());
+    emulator.shutdown().await;
+    drop(shell);
+}
+
+/// What a captive portal, a proxy or a mistyped address answers.
+#[tokio::test]
+async fn the_page_of_another_server_is_not_an_empty_platform() {
+    let page = axum::response::Html("<!DOCTYPE html>\n<html>\n<body>Not Found</body>\n</html>\n");
+    let app = axum::Router::new().fallback(async move || (axum::http::StatusCode::NOT_FOUND, page));
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let serving = tokio::spawn(async move { axum::serve(listener, app).await });
+    let shell = Shell::new().with("FLY_FLAPS_BASE_URL", &url);
+    shell.write("orders.yaml", &cluster("orders-db"));
+    let (text, _) = transcript(shell, "reconcile -f orders.yaml --dry-run").await;
+    expect![[r#"
+        $ flypg reconcile -f orders.yaml --dry-run
+        | error: the Machines API at [URL] cannot be read
+        | caused by: GET /v1/apps/orders-db/machines did not happen: an answer that this API does not give: 404 <!DOCTYPE html> <html> <body>Not Found</body> </html>
+        |
+        | hint: check its address (--api, FLY_FLAPS_BASE_URL) and the token (FLY_API_TOKEN), then try again
+        exit 3
+    "#]].assert_eq(&text.replace(&url, "[URL]"));
+    serving.abort();
 }
 
 #[tokio::test]

@@ -32,11 +32,14 @@ fn the_first_page() {
           -V, --version  Print version
 
         Global options:
-              --api <URL>    The Machines API [default: FLY_FLAPS_BASE_URL, else FLY_API_HOSTNAME, else
-                             https://api.machines.dev]
-              --state <DIR>  Where keys and records are kept [default: ~/.local/state/flypg] [env:
-                             FLYPG_STATE]
-          -v, --verbose...   Say what happens underneath; twice, say everything [alias: --debug]
+              --api <URL>       The Machines API [default: FLY_FLAPS_BASE_URL, else FLY_API_HOSTNAME, else
+                                https://api.machines.dev]
+              --state <DIR>     Where keys and records are kept [default: ~/.local/state/flypg] [env:
+                                FLYPG_STATE]
+              --agents <ROUTE>  How nodes are called: at their private addresses, through the Machines API,
+                                or whichever way there is [env: FLYPG_AGENTS] [default: auto] [possible
+                                values: direct, exec, auto]
+          -v, --verbose...      Say what happens underneath; twice, say everything [alias: --debug]
     "#]]
     .assert_eq(&text);
 }

@@ -56,7 +56,9 @@ async fn files_come_change_break_and_go() {
     .await;
     until(&fly, "loop-a", "ord-1", STREAMING, "1").await;
 
-    // The first leaves and may be deleted; the second leaves and is protected.
+    // The first leaves and may be deleted; the second leaves and is protected. (A directory without any file would
+    // take nothing away: it may be one that is not mounted.)
+    fly.write("clusters/none.yaml", "# no cluster\n");
     fly.write("clusters/a.yaml", &file("loop-a", 2, "  deletion: delete\n"));
     std::fs::remove_file(fly.path().join("clusters/a.yaml")).unwrap();
     std::fs::remove_dir_all(fly.path().join("clusters/more")).unwrap();

@@ -7,3 +7,4 @@ mod create;
 mod day_two;
 mod faults;
 mod nodes;
+mod reach;

@@ -68,7 +68,10 @@ impl Fly {
     fn boot(&mut self, listen: &str) -> String {
         let log = self.path().join("emulator.log");
         let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
+        // As in the image of a node, its agent is found by its name.
+        let programs = binary("flypg-agent").parent().expect("it lies somewhere").display().to_string();
         let mut child = Command::new(binary("flypg"))
+            .env("PATH", format!("{programs}:{}", std::env::var("PATH").unwrap_or_default()))
             .args(["emulator", "--runtime", self.runtime, "--listen", listen, "--data"])
             .arg(self.path().join("fly"))
             .stdin(Stdio::null())

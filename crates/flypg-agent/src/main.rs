@@ -20,12 +20,14 @@ struct Cli {
 enum Command {
     /// Keep this node until it is told to end: the entrypoint of a Machine
     Run,
-    /// Call the agent of this machine; the body is read from stdin
+    /// Call the agent of this machine
     Call {
         /// GET, PUT or POST
         method: String,
         /// Such as /v1/report
         path: String,
+        /// JSON; read from stdin if it is not given
+        body: Option<String>,
     },
     /// Print the version
     Version,
@@ -40,7 +42,7 @@ fn main() -> ExitCode {
     let result = match Cli::parse().command {
         Command::Version => print(format!("flypg-agent {}\n", env!("CARGO_PKG_VERSION")).as_bytes()),
         Command::Run => start(),
-        Command::Call { method, path } => pass_call(&method, &path),
+        Command::Call { method, path, body } => pass_call(&method, &path, body),
     };
     result.unwrap_or_else(|(code, words)| {
         let _ = writeln!(std::io::stderr(), "flypg-agent: {words}");
@@ -76,10 +78,11 @@ fn start() -> Outcome {
 }
 
 /// Prints the answer's body. Succeeds if, and only if, the agent did what was asked.
-fn pass_call(method: &str, path: &str) -> Outcome {
+fn pass_call(method: &str, path: &str, given: Option<String>) -> Outcome {
     let config = config()?;
-    let mut body = Vec::new();
-    if method != "GET" {
+    let read = given.is_none() && method != "GET";
+    let mut body = given.unwrap_or_default().into_bytes();
+    if read {
         std::io::stdin().read_to_end(&mut body).map_err(|error| (BAD_INPUT, words(&error)))?;
     }
     let (status, answer) =

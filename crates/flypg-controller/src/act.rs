@@ -1,6 +1,7 @@
 //! Doing: one [`Action`] at a time, as calls of the Machines API, an agent or the record.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use flypg_core::Timestamp;
@@ -15,7 +16,7 @@ use flypg_machines::{
     Client, Error, Reason, Removal, Request, apps, ips, leases, lifecycle, machines, metadata, secrets, volumes,
 };
 
-use crate::agent::{AgentClient, AgentError};
+use crate::agent::{AgentClient, AgentError, Seat};
 use crate::store::{Doubt, Known, Records, Store, StoreError, Swap, Thing};
 use crate::translate;
 
@@ -84,7 +85,9 @@ impl ActError {
         match self.trouble() {
             Trouble::Fly(error) => error.reason().is_some_and(Reason::is_passing) || self.is_volume_still_bound(),
             Trouble::Leased { .. } | Trouble::RecordDiffers { .. } => true,
-            Trouble::Agent(AgentError::Unreachable { .. } | AgentError::NoAnswer { .. }) => true,
+            Trouble::Agent(
+                AgentError::Unreachable { .. } | AgentError::NoAnswer { .. } | AgentError::NotCalled { .. },
+            ) => true,
             Trouble::Agent(_) | Trouble::Store(_) | Trouble::NoMasterKey => false,
         }
     }
@@ -124,10 +127,11 @@ impl From<Error> for ActError {
 
 impl From<AgentError> for ActError {
     fn from(error: AgentError) -> Self {
-        match error {
-            AgentError::Unreachable { .. } | AgentError::Setup { .. } => Self::NotDone(Trouble::Agent(error)),
-            AgentError::NoAnswer { .. } | AgentError::Failed { .. } => Self::MaybeDone(Trouble::Agent(error)),
-            AgentError::WrongKey { .. } | AgentError::Refused { .. } => Self::Refused(Trouble::Agent(error)),
+        let refused = matches!(error, AgentError::WrongKey { .. } | AgentError::Refused { .. });
+        match (error.may_have_happened(), refused) {
+            (true, _) => Self::MaybeDone(Trouble::Agent(error)),
+            (false, true) => Self::Refused(Trouble::Agent(error)),
+            (false, false) => Self::NotDone(Trouble::Agent(error)),
         }
     }
 }
@@ -253,12 +257,13 @@ impl LiveActuator {
                 self.swap(cluster, instead_of.as_ref(), Some(decree)).await?;
                 nothing
             }
-            Action::Assign { address, assignment, .. } => {
-                self.agents.assign(*address, &self.key(cluster)?, assignment).await?;
+            Action::Assign { machine, address, assignment } => {
+                let seat = seat(cluster, machine, *address);
+                self.agents.assign(&seat, &self.key(cluster)?, assignment).await?;
                 nothing
             }
-            Action::RestartPostgres { address, .. } => {
-                self.agents.restart(*address, &self.key(cluster)?).await?;
+            Action::RestartPostgres { machine, address, .. } => {
+                self.agents.restart(&seat(cluster, machine, *address), &self.key(cluster)?).await?;
                 nothing
             }
             Action::StopMachine { app, machine, .. } => {
@@ -356,6 +361,10 @@ impl LiveActuator {
             Err(error) => Err(error.into()),
         }
     }
+}
+
+fn seat(app: &ClusterName, machine: &str, address: IpAddr) -> Seat {
+    Seat { app: app.clone(), machine: machine.to_owned(), address }
 }
 
 /// Whose cluster it is about.

@@ -1,9 +1,15 @@
-//! The agents' API, from the controller's side: one agent per node, on its private address.
+//! The agents' API, from the controller's side: one agent per node, on its private address, or through the Machines
+//! API's `exec` where that address cannot be reached.
 
+mod exec;
+
+use std::error::Error;
+use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use flypg_core::keys::Key;
+use flypg_core::names::ClusterName;
 use flypg_core::protocol::{Assignment, NodeReport, ports};
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
@@ -41,10 +47,20 @@ pub enum AgentError {
     WrongKey { at: SocketAddr },
     /// It says no, and has changed nothing.
     #[error("the agent at {at} refuses: {text}")]
-    Refused { at: SocketAddr, text: String },
+    Refused { at: String, text: String },
     /// Something went wrong on its side; it may have been carried out.
     #[error("the agent at {at} answers {status}: {text}")]
-    Failed { at: SocketAddr, status: StatusCode, text: String },
+    Failed { at: String, status: StatusCode, text: String },
+    /// The Machines API did not run the command, or does not say whether it did.
+    #[error("the agent on Machine {machine} cannot be called through the Machines API")]
+    Exec {
+        machine: String,
+        #[source]
+        source: Box<flypg_machines::Error>,
+    },
+    /// The command ran, and brought no answer of the agent.
+    #[error("the agent on Machine {machine}: {text}")]
+    NotCalled { machine: String, text: String, may_have_happened: bool },
     #[error("the HTTP client cannot be set up")]
     Setup {
         #[source]
@@ -52,10 +68,70 @@ pub enum AgentError {
     },
 }
 
+impl AgentError {
+    /// Whether what was asked for may have been carried out.
+    pub fn may_have_happened(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::WrongKey { .. } | Self::Refused { .. } | Self::Setup { .. } => false,
+            Self::NoAnswer { .. } | Self::Failed { .. } => true,
+            Self::Exec { source, .. } => source.may_have_happened(),
+            Self::NotCalled { may_have_happened, .. } => *may_have_happened,
+        }
+    }
+
+    /// No way leads from here to that address. Somebody who refuses is there.
+    fn is_no_route(&self) -> bool {
+        let Self::Unreachable { source, .. } = self else { return false };
+        let mut below: Option<&(dyn Error + 'static)> = Some(source);
+        while let Some(error) = below {
+            if let Some(error) = error.downcast_ref::<io::Error>() {
+                use ErrorKind as Kind;
+                return matches!(
+                    error.kind(),
+                    Kind::NetworkUnreachable | Kind::HostUnreachable | Kind::AddrNotAvailable | Kind::TimedOut
+                );
+            }
+            below = error.source();
+        }
+        source.is_timeout()
+    }
+}
+
+/// The agent of one node.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seat {
+    pub app: ClusterName,
+    /// Fly's id.
+    pub machine: String,
+    pub address: IpAddr,
+}
+
+/// How agents are called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Route {
+    /// At their private addresses only.
+    #[default]
+    Direct,
+    /// Through the Machines API only: `flypg-agent call`, run by its `exec`.
+    Exec,
+    /// At their private addresses, and through the Machines API where no way leads there.
+    Auto,
+}
+
 /// Speaks to agents. Cheap to clone; connections are kept.
 #[derive(Debug, Clone)]
 pub struct AgentClient {
     http: reqwest::Client,
+    route: Route,
+    exec: Option<exec::Exec>,
+}
+
+/// One call.
+struct Call {
+    method: Method,
+    path: String,
+    body: Option<serde_json::Value>,
+    timeout: Duration,
 }
 
 impl AgentClient {
@@ -71,39 +147,55 @@ impl AgentClient {
             .user_agent(concat!("flypg/", env!("CARGO_PKG_VERSION")))
             .build()
             .map_err(|source| AgentError::Setup { source })?;
-        Ok(Self { http })
+        Ok(Self { http, route: Route::Direct, exec: None })
+    }
+
+    /// Calls agents through `fly` as `route` says.
+    pub fn with_route(mut self, route: Route, fly: flypg_machines::Client) -> Self {
+        self.route = route;
+        self.exec = Some(exec::Exec::new(fly));
+        self
     }
 
     /// What the node says now.
     ///
     /// # Errors
     /// See [`AgentError`]; asking changes nothing.
-    pub async fn report(&self, at: IpAddr, key: &Key) -> Result<NodeReport, AgentError> {
-        self.call(at, key, Method::GET, "/v1/report", None, REPORT).await
+    pub async fn report(&self, seat: &Seat, key: &Key) -> Result<NodeReport, AgentError> {
+        self.call(seat, key, Call { method: Method::GET, path: "/v1/report".to_owned(), body: None, timeout: REPORT })
+            .await
     }
 
-    /// What the node says as soon as its report's version is above `after`, or after `wait` in any case.
+    /// What the node says as soon as its report's version is above `after`, or after `wait` in any case. Through the
+    /// Machines API nothing is held back: there it is what the node says after a short while.
     ///
     /// # Errors
     /// See [`AgentError`]; asking changes nothing.
     pub async fn report_after(
         &self,
-        at: IpAddr,
+        seat: &Seat,
         key: &Key,
         after: u64,
         wait: Duration,
     ) -> Result<NodeReport, AgentError> {
+        if self.by_exec().is_some() {
+            tokio::time::sleep(exec::BETWEEN_REPORTS).await;
+            return self.report(seat, key).await;
+        }
         let path = format!("/v1/report?after={after}&wait={}", wait.as_secs());
-        self.call(at, key, Method::GET, &path, None, wait + GRACE).await
+        let call = Call { method: Method::GET, path, body: None, timeout: wait + GRACE };
+        self.direct(seat, key, &call).await
     }
 
     /// Tells the node what to be; on its disk before this returns.
     ///
     /// # Errors
     /// See [`AgentError`].
-    pub async fn assign(&self, at: IpAddr, key: &Key, assignment: &Assignment) -> Result<(), AgentError> {
+    pub async fn assign(&self, seat: &Seat, key: &Key, assignment: &Assignment) -> Result<(), AgentError> {
         let body = serde_json::to_value(assignment).expect("an assignment has string keys only");
-        let _: serde::de::IgnoredAny = self.call(at, key, Method::PUT, "/v1/assignment", Some(body), ASSIGN).await?;
+        let path = "/v1/assignment".to_owned();
+        let call = Call { method: Method::PUT, path, body: Some(body), timeout: ASSIGN };
+        let _: serde::de::IgnoredAny = self.call(seat, key, call).await?;
         Ok(())
     }
 
@@ -111,25 +203,52 @@ impl AgentClient {
     ///
     /// # Errors
     /// See [`AgentError`].
-    pub async fn restart(&self, at: IpAddr, key: &Key) -> Result<(), AgentError> {
-        let _: serde::de::IgnoredAny =
-            self.call(at, key, Method::POST, "/v1/restart", Some(json!({})), RESTART).await?;
+    pub async fn restart(&self, seat: &Seat, key: &Key) -> Result<(), AgentError> {
+        let path = "/v1/restart".to_owned();
+        let call = Call { method: Method::POST, path, body: Some(json!({})), timeout: RESTART };
+        let _: serde::de::IgnoredAny = self.call(seat, key, call).await?;
         Ok(())
     }
 
-    async fn call<T: serde::de::DeserializeOwned>(
+    /// The way through the Machines API, if it is the one to take now.
+    fn by_exec(&self) -> Option<&exec::Exec> {
+        let exec = self.exec.as_ref()?;
+        (self.route == Route::Exec || self.route == Route::Auto && exec.is_the_only_way()).then_some(exec)
+    }
+
+    async fn call<T: serde::de::DeserializeOwned>(&self, seat: &Seat, key: &Key, call: Call) -> Result<T, AgentError> {
+        if let Some(exec) = self.by_exec() {
+            return exec.call(seat, &call).await;
+        }
+        match (self.direct(seat, key, &call).await, &self.exec) {
+            // Nothing was sent, so that it may be sent another way.
+            (Err(error), Some(exec)) if self.route == Route::Auto && error.is_no_route() => {
+                let answer = exec.call(seat, &call).await;
+                match answer {
+                    Ok(answer) => {
+                        exec.found_the_only_way();
+                        Ok(answer)
+                    }
+                    // Why there is no way is what a person can mend, unless the call may have been carried out.
+                    Err(other) if other.may_have_happened() => Err(other),
+                    Err(_) => Err(error),
+                }
+            }
+            (answer, _) => answer,
+        }
+    }
+
+    async fn direct<T: serde::de::DeserializeOwned>(
         &self,
-        at: IpAddr,
+        seat: &Seat,
         key: &Key,
-        method: Method,
-        path: &str,
-        body: Option<serde_json::Value>,
-        timeout: Duration,
+        call: &Call,
     ) -> Result<T, AgentError> {
-        let at = SocketAddr::new(at, ports::API);
-        let mut request =
-            self.http.request(method, format!("http://{at}{path}")).bearer_auth(key.expose()).timeout(timeout);
-        if let Some(body) = &body {
+        let Call { method, path, body, timeout } = call;
+        let at = SocketAddr::new(seat.address, ports::API);
+        let request = self.http.request(method.clone(), format!("http://{at}{path}"));
+        let mut request = request.bearer_auth(key.expose()).timeout(*timeout);
+        if let Some(body) = body {
             request = request.json(body);
         }
         let answer = request.send().await.map_err(|source| {
@@ -147,9 +266,9 @@ impl AgentClient {
             status => {
                 let text = words_of(&answer.bytes().await.map_err(no_answer)?);
                 if status.is_client_error() && status != StatusCode::REQUEST_TIMEOUT {
-                    Err(AgentError::Refused { at, text })
+                    Err(AgentError::Refused { at: at.to_string(), text })
                 } else {
-                    Err(AgentError::Failed { at, status, text })
+                    Err(AgentError::Failed { at: at.to_string(), status, text })
                 }
             }
         }

@@ -14,6 +14,7 @@ use flypg_core::spec::Level;
 use flypg_core::status::generation;
 use tokio::sync::watch;
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use crate::act::{ActError, LiveActuator};
@@ -31,6 +32,9 @@ use crate::words::chain;
 
 /// Before files that could not be read are read again.
 const UNREADABLE: Duration = Duration::from_secs(1);
+/// How long a cluster must have been in no file before it has left: editors, git and copying tools write a file, and
+/// replace a directory, in several steps.
+pub const GONE_AFTER: Duration = Duration::from_secs(10);
 /// Turns under way have this long to end when the controller stops. What is cut off is looked at again by the next.
 const FAREWELL: Duration = Duration::from_secs(20);
 
@@ -43,6 +47,8 @@ pub struct Controller {
     pub master: Key,
     /// One file per cluster.
     pub journals: PathBuf,
+    /// [`GONE_AFTER`], but for tests.
+    pub gone_after: Duration,
     pub board: Arc<Board>,
     pub metrics: Arc<Metrics>,
 }
@@ -71,6 +77,17 @@ struct Kept {
     task: AbortHandle,
 }
 
+/// What is followed.
+#[derive(Default)]
+struct Followed {
+    files: Files,
+    kept: BTreeMap<ClusterName, Kept>,
+    /// Clusters that are in no file, and since when.
+    missing: BTreeMap<ClusterName, Instant>,
+    /// When the first of those will have left.
+    due: Option<Instant>,
+}
+
 /// Why a task ended.
 #[derive(Debug)]
 enum Ended {
@@ -85,33 +102,40 @@ impl Controller {
     /// # Errors
     /// If the files cannot be read at the start, or the memory at any time.
     pub async fn run(self, mut source: Watch, stop: CancellationToken) -> Result<(), ControllerError> {
-        let mut kept: BTreeMap<ClusterName, Kept> = BTreeMap::new();
         let mut tasks = JoinSet::new();
         let files = source.changed().await.map_err(ControllerError::Source)?;
-        let mut last = files.clone();
-        self.follow(&files, &mut kept, &mut tasks, &stop).await?;
+        let mut followed = Followed { files, ..Followed::default() };
+        self.follow(&mut followed, &mut tasks, &stop).await?;
         loop {
-            tokio::select! {
+            let due = followed.due;
+            let read = tokio::select! {
                 () = stop.cancelled() => break,
                 Some(ended) = tasks.join_next_with_id(), if !tasks.is_empty() => {
-                    self.after(ended, &mut kept);
+                    self.after(ended, &mut followed.kept);
                     // A cluster that is gone may be wanted again by now, and one whose task broke still is.
-                    self.follow(&last, &mut kept, &mut tasks, &stop).await?;
+                    self.follow(&mut followed, &mut tasks, &stop).await?;
+                    continue;
                 }
-                changed = source.changed() => match changed {
-                    Ok(files) => {
-                        self.follow(&files, &mut kept, &mut tasks, &stop).await?;
-                        last = files;
+                changed = source.changed() => changed,
+                // A cluster goes by what its files say at that moment.
+                () = sleep_until(due.unwrap_or_else(Instant::now)), if due.is_some() => source.read(),
+            };
+            match read {
+                Ok(files) => {
+                    followed.files = files;
+                    self.follow(&mut followed, &mut tasks, &stop).await?;
+                }
+                Err(error) => {
+                    let error = chain(&error);
+                    if self.board.source() != Some(vec![error.clone()]) {
+                        tracing::error!(error, "the files cannot be read; what they said last stays in force");
                     }
-                    Err(error) => {
-                        let error = chain(&error);
-                        if self.board.source() != Some(vec![error.clone()]) {
-                            tracing::error!(error, "the files cannot be read; what they said last stays in force");
-                        }
-                        self.board.post_source(vec![error]);
-                        tokio::time::sleep(UNREADABLE).await;
-                    }
-                },
+                    self.board.post_source(vec![error]);
+                    // Nothing has left that was not seen to be missing.
+                    followed.missing.clear();
+                    followed.due = None;
+                    tokio::time::sleep(UNREADABLE).await;
+                }
             }
         }
         tracing::info!("ending the turns that are under way");
@@ -124,19 +148,25 @@ impl Controller {
     /// Takes the files as what is wanted from now on.
     async fn follow(
         &self,
-        files: &Files,
-        kept: &mut BTreeMap<ClusterName, Kept>,
+        followed: &mut Followed,
         tasks: &mut JoinSet<Ended>,
         stop: &CancellationToken,
     ) -> Result<(), ControllerError> {
-        let wishes = files.wishes();
+        let wishes = followed.files.wishes();
         let errors = wishes.diagnostics.iter().filter(|diagnostic| diagnostic.level == Level::Error);
-        let mistakes: Vec<String> = errors
+        let mut mistakes: Vec<String> = errors
             .map(|mistake| match &mistake.place {
                 Some(place) => format!("{}:{}:{}: {}", place.file, place.line, place.column, mistake.message),
                 None => format!("{}: {}", mistake.file, mistake.message),
             })
             .collect();
+        let known = self.store.specs().await?;
+        for root in wishes.barren.iter().filter(|root| known.iter().any(|known| known.is_below(root))) {
+            let root = root.display();
+            mistakes.push(format!(
+                "{root} holds no *.yaml file any more; if its clusters are to go, leave an empty file there"
+            ));
+        }
         if self.board.source().as_ref() != Some(&mistakes) {
             for mistake in &mistakes {
                 tracing::error!("{mistake}");
@@ -148,7 +178,9 @@ impl Controller {
         self.board.post_source(mistakes);
         self.store.note_specs(wishes.clusters.clone()).await?;
         let mut wanted = wishes.wanted(&self.store.specs().await?);
+        self.wait_for_the_missing(followed, &mut wanted);
 
+        let kept = &mut followed.kept;
         kept.retain(|cluster, kept| {
             let Some(wish) = wanted.remove(cluster) else {
                 // The files that asked for it are not ours to follow any more.
@@ -170,6 +202,28 @@ impl Controller {
             kept.insert(cluster, Kept { wish: sender, task });
         }
         Ok(())
+    }
+
+    /// Until they have been missing for long enough, those that are in no file are kept as they were; at the start they
+    /// are left alone, as they may be half taken down.
+    fn wait_for_the_missing(&self, followed: &mut Followed, wanted: &mut BTreeMap<ClusterName, Wanted>) {
+        let now = Instant::now();
+        followed.missing.retain(|cluster, _| matches!(wanted.get(cluster), Some(Wanted::Removed(_))));
+        followed.due = None;
+        wanted.retain(|cluster, wish| {
+            let Wanted::Removed(spec) = wish else { return true };
+            let since = *followed.missing.entry(cluster.clone()).or_insert_with(|| {
+                tracing::warn!(%cluster, "in no file any more; unless that changes, it has left in {:?}", self.gone_after);
+                now
+            });
+            let due = since + self.gone_after;
+            if now >= due {
+                return true;
+            }
+            *wish = Wanted::Kept(spec.clone());
+            followed.due = Some(followed.due.map_or(due, |first| first.min(due)));
+            followed.kept.contains_key(cluster)
+        });
     }
 
     fn task(

@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use flypg_core::Timestamp;
@@ -53,6 +53,8 @@ pub struct Journal {
     path: PathBuf,
     file: File,
     bytes: u64,
+    /// The last line is not whole: the disk was full, or its writer died.
+    torn: bool,
     /// The plan of the last turn that was looked at.
     last: Option<(Vec<Step>, Vec<Hold>)>,
 }
@@ -64,11 +66,16 @@ impl Journal {
     /// If the file cannot be opened.
     pub fn open(dir: &Path, cluster: &ClusterName) -> Result<Self, JournalError> {
         let path = dir.join(format!("{cluster}.jsonl"));
-        let failed = |source| JournalError { path: path.clone(), source };
+        let at = path.clone();
+        let failed = |source| JournalError { path: at.clone(), source };
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
         let file = append_to(&path).map_err(failed)?;
         let bytes = file.metadata().map_err(failed)?.len();
-        Ok(Self { path, file, bytes, last: None })
+        let mut end = [b'\n'];
+        if bytes > 0 {
+            File::open(&path).and_then(|file| file.read_exact_at(&mut end, bytes - 1)).map_err(failed)?;
+        }
+        Ok(Self { torn: end != [b'\n'], path, file, bytes, last: None })
     }
 
     /// Writes the turn down, unless it did nothing and planned and held what the one before did.
@@ -105,8 +112,13 @@ impl Journal {
             self.file = append_to(&self.path)?;
             self.bytes = 0;
         }
+        if self.torn {
+            self.file.write_all(b"\n")?;
+        }
         self.bytes += line.len() as u64;
-        self.file.write_all(line)
+        let written = self.file.write_all(line);
+        self.torn = written.is_err();
+        written
     }
 }
 
@@ -139,6 +151,12 @@ mod tests {
         assert_eq!(lines(&path).lines().count(), 1);
         let entry: Entry = serde_json::from_str(lines(&path).trim()).unwrap();
         assert_eq!((entry.plan, entry.observed), (turn.plan.clone(), turn.observed.clone()));
+
+        // Whoever wrote before died in the middle of a line.
+        std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"at\":").unwrap();
+        let mut journal = Journal::open(dir.path(), &cluster).unwrap();
+        journal.write("g1".to_owned(), &turn).unwrap();
+        assert_eq!(lines(&path).lines().filter(|line| serde_json::from_str::<Entry>(line).is_ok()).count(), 2);
 
         journal.bytes = LONGEST;
         turn.plan.holds.push(Hold {

@@ -11,7 +11,7 @@ use flypg_core::observed::{Observed, Power};
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 
-use crate::agent::AgentClient;
+use crate::agent::{AgentClient, Seat};
 
 /// How long an agent holds an answer back when it has nothing new to say.
 const HOLD: Duration = Duration::from_secs(30);
@@ -58,7 +58,8 @@ impl Ears {
         for (id, address) in running {
             self.polls.entry(id.clone()).or_insert_with(|| {
                 let heard = observed.reports.get(id).and_then(|seen| seen.known()).map(|report| report.version);
-                let poll = listen(self.agents.clone(), address, self.key.clone(), heard, Arc::clone(&self.woken));
+                let seat = Seat { app: self.cluster.clone(), machine: id.clone(), address };
+                let poll = listen(self.agents.clone(), seat, self.key.clone(), heard, Arc::clone(&self.woken));
                 (address, tokio::spawn(poll).abort_handle())
             });
         }
@@ -78,11 +79,11 @@ impl Drop for Ears {
     }
 }
 
-async fn listen(agents: AgentClient, address: IpAddr, key: Key, mut heard: Option<u64>, woken: Arc<Notify>) {
+async fn listen(agents: AgentClient, seat: Seat, key: Key, mut heard: Option<u64>, woken: Arc<Notify>) {
     let mut pause = DEAF.0;
     loop {
         // A version is at least 1, so that whoever has heard nothing is answered at once.
-        match agents.report_after(address, &key, heard.unwrap_or(0), HOLD).await {
+        match agents.report_after(&seat, &key, heard.unwrap_or(0), HOLD).await {
             Ok(report) => {
                 if heard != Some(report.version) {
                     woken.notify_one();

@@ -18,8 +18,8 @@ use flypg_machines::{Cause, Client, Error, Page, Request, apps, ips, machines, s
 use futures::future::join_all;
 use jiff::SignedDuration;
 
-use crate::agent::{AgentClient, AgentError};
-use crate::store::{Doubt, Known, Recalled, Store, Thing};
+use crate::agent::{AgentClient, AgentError, Seat};
+use crate::store::{Doubt, Known, Recalled, Store, StoreError, Thing};
 use crate::translate;
 use crate::words::chain;
 
@@ -54,7 +54,7 @@ pub struct LiveObserver {
 
 impl Observer for LiveObserver {
     async fn observe(&mut self, spec: &ClusterSpec, now: Timestamp) -> Observed {
-        let recalled = match self.store.recall(&spec.name).await {
+        let recalled = match self.recall(&spec.name, now).await {
             Ok(recalled) => recalled,
             // Without its memory it cannot tell what is missing: it knows nothing.
             Err(error) => return nothing(&chain(&error)),
@@ -102,6 +102,12 @@ impl Observer for LiveObserver {
             None => BTreeMap::new(),
         };
         Observed { record: Seen::at(now, recalled.record.clone()), reports, ..seen }
+    }
+}
+
+impl LiveObserver {
+    async fn recall(&self, cluster: &ClusterName, now: Timestamp) -> Result<Recalled, StoreError> {
+        self.store.bring_back(cluster, self.store.recall(cluster).await?, now).await
     }
 }
 
@@ -283,8 +289,9 @@ impl Look<'_> {
         let asked = running.filter_map(|machine| {
             let (node, address) = machine.node_of(self.cluster).zip(machine.address)?;
             let key = &key;
+            let seat = Seat { app: self.cluster.clone(), machine: machine.id.clone(), address };
             Some(async move {
-                let seen = match self.observer.agents.report(address, key).await {
+                let seen = match self.observer.agents.report(&seat, key).await {
                     Ok(report) if report.machine == machine.id && report.node == node => Seen::at(self.now, report),
                     Ok(report) => {
                         let error = format!(

@@ -1,11 +1,12 @@
 //! Where wishes come from: files, and directories of files.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::ErrorKind;
+use std::fs::File;
+use std::io::{ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use flypg_core::names::ClusterName;
-use flypg_core::spec::{ClusterSpec, Diagnostics, check_all};
+use flypg_core::spec::{ClusterSpec, Diagnostics, MAX_BYTES, check_all};
 
 use crate::store::KnownSpec;
 use crate::turn::Wanted;
@@ -13,9 +14,6 @@ use crate::turn::Wanted;
 mod watch;
 
 pub use watch::Watch;
-
-/// Deeper trees are a link that leads back up.
-const DEEPEST: usize = 32;
 
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError {
@@ -27,8 +25,11 @@ pub enum SourceError {
         #[source]
         source: std::io::Error,
     },
-    #[error("{} is nested too deeply", .path.display())]
-    TooDeep { path: PathBuf },
+    /// A cluster goes when it leaves its file, so what it stands in must be something that stays.
+    #[error("{} is neither a file nor a directory", .path.display())]
+    NotAFile { path: PathBuf },
+    #[error("{} is a link back to a directory that holds it", .path.display())]
+    Circular { path: PathBuf },
 }
 
 /// Files as they were at one time.
@@ -48,6 +49,8 @@ pub struct Wishes {
     pub clusters: Vec<KnownSpec>,
     /// Files with errors: nothing is taken from them.
     pub refused: BTreeSet<String>,
+    /// Those of `roots` that hold no file at all: emptied, or not mounted.
+    pub barren: Vec<PathBuf>,
     pub diagnostics: Diagnostics,
 }
 
@@ -60,32 +63,61 @@ impl Files {
     pub fn read(paths: &[PathBuf]) -> Result<Self, SourceError> {
         let mut files = Files::default();
         for path in paths {
-            let root = path.canonicalize().map_err(|source| unreadable(path, source))?;
-            files.add(path, &root, 0)?;
+            let root = match path.canonicalize() {
+                Ok(root) => root,
+                // A pipe: it can be read once, and has no place of its own.
+                Err(_) if path.exists() => return Err(SourceError::NotAFile { path: path.clone() }),
+                Err(source) => return Err(unreadable(path, source)),
+            };
+            if root.is_dir() {
+                files.add_directory(path, &root, &mut Vec::new())?;
+            } else {
+                files.add_file(path, &root)?;
+            }
             files.roots.push(root);
         }
         Ok(files)
     }
 
-    fn add(&mut self, name: &Path, path: &Path, depth: usize) -> Result<(), SourceError> {
-        if depth > DEEPEST {
-            return Err(SourceError::TooDeep { path: name.to_owned() });
-        }
-        if !path.is_dir() {
-            let bytes = std::fs::read(path).map_err(|source| unreadable(name, source))?;
-            self.files.entry(path.to_owned()).or_insert_with(|| (name.display().to_string(), bytes));
+    fn add_file(&mut self, name: &Path, path: &Path) -> Result<(), SourceError> {
+        if self.files.contains_key(path) {
             return Ok(());
         }
+        // Opening a pipe would wait for whoever writes to it.
+        if path.metadata().is_ok_and(|found| !found.is_file()) {
+            return Err(SourceError::NotAFile { path: name.to_owned() });
+        }
+        let mut bytes = Vec::new();
+        // One byte more than is taken tells that it is too large; how much larger is no matter.
+        File::open(path)
+            .and_then(|file| file.take(MAX_BYTES as u64 + 1).read_to_end(&mut bytes))
+            .map_err(|source| unreadable(name, source))?;
+        self.files.insert(path.to_owned(), (name.display().to_string(), bytes));
+        Ok(())
+    }
+
+    /// `above`: the directories that led here, links resolved.
+    fn add_directory(&mut self, name: &Path, path: &Path, above: &mut Vec<PathBuf>) -> Result<(), SourceError> {
+        let here = path.canonicalize().map_err(|source| unreadable(name, source))?;
+        if above.iter().any(|directory| directory.starts_with(&here)) {
+            return Err(SourceError::Circular { path: name.to_owned() });
+        }
+        above.push(here);
         let entries = std::fs::read_dir(path).map_err(|source| unreadable(name, source))?;
         for entry in entries {
             let file_name = entry.map_err(|source| unreadable(name, source))?.file_name();
             let (name, path) = (name.join(&file_name), path.join(&file_name));
             let is_yaml = path.extension().is_some_and(|extension| extension == "yaml" || extension == "yml");
-            let is_hidden = file_name.to_string_lossy().starts_with('.');
-            if !is_hidden && (is_yaml || path.is_dir()) {
-                self.add(&name, &path, depth + 1)?;
+            if file_name.to_string_lossy().starts_with('.') {
+                continue;
+            }
+            if path.is_dir() {
+                self.add_directory(&name, &path, above)?;
+            } else if is_yaml {
+                self.add_file(&name, &path)?;
             }
         }
+        above.pop();
         Ok(())
     }
 
@@ -104,8 +136,10 @@ impl Files {
             file: path_of.get(located.place.file.as_str()).map_or_else(PathBuf::new, |path| (*path).clone()),
             spec: located.value,
         });
+        let is_barren = |root: &&PathBuf| !self.files.keys().any(|file| file.starts_with(root));
         Wishes {
             roots: self.roots.clone(),
+            barren: self.roots.iter().filter(is_barren).cloned().collect(),
             clusters: clusters.collect(),
             refused: checked.refused,
             diagnostics: checked.diagnostics,
@@ -117,13 +151,15 @@ impl Wishes {
     /// What is to become of every cluster that these files ask for, or once asked for.
     ///
     /// A cluster leaves only when every file is good and none asks for it: what a file with an error asks for is not
-    /// known, and a cluster may be on its way from one file to another. Until then its last good spec stays in force.
+    /// known, and a cluster may be on its way from one file to another. Nor does a directory without any file take its
+    /// clusters away: it may be a file system that is not mounted. Until then its last good spec stays in force.
     pub fn wanted(&self, known: &[KnownSpec]) -> BTreeMap<ClusterName, Wanted> {
         let keep = |spec: &ClusterSpec| (spec.name.clone(), Wanted::Kept(spec.clone()));
         let mut wanted: BTreeMap<_, _> = self.clusters.iter().map(|cluster| keep(&cluster.spec)).collect();
         for known in known.iter().filter(|known| self.roots.iter().any(|root| known.is_below(root))) {
             wanted.entry(known.spec.name.clone()).or_insert_with(|| {
-                if self.refused.is_empty() {
+                let barren = self.barren.iter().any(|root| known.is_below(root));
+                if self.refused.is_empty() && !barren {
                     Wanted::Removed(known.spec.clone())
                 } else {
                     Wanted::Kept(known.spec.clone())
@@ -189,6 +225,13 @@ mod tests {
         fs::remove_file(path("moved.yaml")).unwrap();
         assert_eq!(names(&read().wanted(&known)), ["orders-db removed", "users-db kept"]);
 
+        // A directory that is empty all of a sudden is one that was unmounted.
+        fs::rename(path("team/users.yml"), path("users.txt")).unwrap();
+        assert_eq!(names(&read().wanted(&known)), ["orders-db kept", "users-db kept"]);
+        fs::write(path("none.yaml"), "# no cluster\n").unwrap();
+        assert_eq!(names(&read().wanted(&known)), ["orders-db removed", "users-db removed"]);
+        fs::rename(path("users.txt"), path("team/users.yml")).unwrap();
+
         // Whoever is asked about one file says nothing about clusters of others.
         let one = Files::read(&[path("team/users.yml")]).unwrap().wishes();
         assert_eq!(names(&one.wanted(&known)), ["users-db kept"]);
@@ -199,8 +242,28 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let gone = dir.path().join("gone");
         assert!(matches!(Files::read(&[gone]), Err(SourceError::Missing { .. })));
-        fs::create_dir(dir.path().join("a")).unwrap();
-        std::os::unix::fs::symlink(dir.path(), dir.path().join("a/up")).unwrap();
-        assert!(matches!(Files::read(&[dir.path().to_owned()]), Err(SourceError::TooDeep { .. })));
+    }
+
+    #[test]
+    fn what_is_no_file_and_what_never_ends_is_told_and_not_read() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = |name: &str| dir.path().join(name);
+        let read = |path: PathBuf| Files::read(&[path]);
+        fs::create_dir_all(path("clusters/a")).unwrap();
+        std::os::unix::fs::symlink(dir.path(), path("clusters/a/up")).unwrap();
+        assert!(
+            matches!(read(path("clusters")), Err(SourceError::Circular { path }) if path.ends_with("clusters/a/up"))
+        );
+        fs::remove_file(path("clusters/a/up")).unwrap();
+
+        let zero = PathBuf::from("/dev/zero");
+        assert!(matches!(read(zero.clone()), Err(SourceError::NotAFile { .. })));
+        std::os::unix::fs::symlink(zero, path("clusters/zero.yaml")).unwrap();
+        assert!(matches!(read(path("clusters")), Err(SourceError::NotAFile { .. })));
+        fs::remove_file(path("clusters/zero.yaml")).unwrap();
+
+        fs::write(path("clusters/huge.yaml"), vec![b'a'; MAX_BYTES * 2]).unwrap();
+        let wishes = read(path("clusters")).unwrap().wishes();
+        assert_eq!(wishes.refused.len(), 1);
     }
 }

@@ -26,6 +26,10 @@ pub(crate) struct Global {
     /// Where keys and records are kept [default: ~/.local/state/flypg]
     #[arg(long, global = true, value_name = "DIR", env = "FLYPG_STATE", hide_env_values = true)]
     pub(crate) state: Option<PathBuf>,
+    /// How nodes are called: at their private addresses, through the Machines API, or whichever way there is
+    #[arg(long, global = true, value_enum, value_name = "ROUTE", env = "FLYPG_AGENTS", hide_env_values = true,
+          default_value_t = AgentRoute::Auto)]
+    pub(crate) agents: AgentRoute,
     /// Say what happens underneath; twice, say everything
     #[arg(short, long, visible_alias = "debug", global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
@@ -145,6 +149,9 @@ pub(crate) struct Emulator {
     /// What runs in a Machine: real processes, or nothing
     #[arg(long, value_enum, default_value_t = EmulatorRuntime::Process)]
     pub(crate) runtime: EmulatorRuntime,
+    /// Repeats the random faults of an earlier run, whose first line says its seed [default: another one each time]
+    #[arg(long, value_name = "N")]
+    pub(crate) seed: Option<u64>,
 }
 
 /// Print a completion script
@@ -178,6 +185,13 @@ pub(crate) enum PlanFormat {
 pub(crate) enum EmulatorRuntime {
     Process,
     Model,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum AgentRoute {
+    Direct,
+    Exec,
+    Auto,
 }
 
 /// An address to listen on, or none.

@@ -61,6 +61,8 @@ pub(crate) enum CliError {
         #[source]
         source: MasterKeyError,
     },
+    #[error("{} is missing, and the passwords of {} follow from it", .path.display(), .clusters.join(", "))]
+    MasterKeyLost { path: PathBuf, clusters: Vec<String> },
     #[error("FLYPG_MASTER_KEY cannot be used")]
     MasterKeyVariable {
         #[source]
@@ -136,6 +138,7 @@ impl CliError {
             | Self::NoStateDir
             | Self::Store { source: StoreError::File { .. } | StoreError::Newer { .. } }
             | Self::MasterKey { .. }
+            | Self::MasterKeyLost { .. }
             | Self::MasterKeyVariable { .. }
             | Self::NoMasterKey
             | Self::Name { .. }
@@ -157,8 +160,18 @@ impl CliError {
     /// What to type next.
     pub(crate) fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Source(SourceError::Missing { .. }) | Self::NoFiles { .. } => {
+            Self::Source(SourceError::Missing { .. } | SourceError::NotAFile { .. }) => {
                 "name a cluster file, or a directory of them, with -f".to_owned()
+            }
+            Self::Source(SourceError::Unreadable { .. }) => "check the path, and who may read it".to_owned(),
+            Self::Source(SourceError::Circular { .. }) => "remove the link".to_owned(),
+            Self::NoFiles { .. } => {
+                "name a cluster file, or a directory of them, with -f; if the clusters it held are to \
+                 go, leave an empty .yaml file there"
+                    .to_owned()
+            }
+            Self::Api { source: ConfigError::Tls(_) } => {
+                "install the system's CA certificates, or name a file of them in SSL_CERT_FILE".to_owned()
             }
             Self::Api { source: ConfigError::Token(_) } => {
                 "pass the token as `fly tokens create` printed it, in FLY_API_TOKEN".to_owned()
@@ -170,12 +183,9 @@ impl CliError {
             Self::NoToken => "make one with `fly tokens create org`, or use a local API: `flypg emulator`, then --api \
                  http://127.0.0.1:4280"
                 .to_owned(),
-            Self::NoStateDir | Self::Store { source: StoreError::File { .. } } => {
-                "give a directory with --state".to_owned()
-            }
-            Self::Store { source: StoreError::Newer { .. } } => {
-                "use the flypg that wrote it, or a newer one".to_owned()
-            }
+            Self::NoStateDir => "give a directory with --state".to_owned(),
+            Self::Store { source } => source.suggestion()?.to_owned(),
+            Self::MasterKeyLost { .. } => "put the file back, or set FLYPG_MASTER_KEY to what it held".to_owned(),
             Self::Locked { source: LockError::Held { holder, .. } } if holder.command.contains("controller") => {
                 let status = holder.listen.map(|at| format!(", and answers on http://{at}/v1/clusters"));
                 format!(
@@ -205,9 +215,7 @@ impl CliError {
                 "set FLYPG_CONTROLLER_TOKEN to what callers of /v1 must send, or listen on 127.0.0.1".to_owned()
             }
             Self::Listen { .. } => "give another address with --listen".to_owned(),
-            Self::Source(_)
-            | Self::Store { .. }
-            | Self::Name { .. }
+            Self::Name { .. }
             | Self::Psql { .. }
             | Self::Agents { .. }
             | Self::Failed { .. }
@@ -220,6 +228,26 @@ impl CliError {
 impl From<SourceError> for CliError {
     fn from(source: SourceError) -> Self {
         Self::Source(source)
+    }
+}
+
+/// What cannot be locked is not in anybody's hands.
+impl From<LockError> for CliError {
+    fn from(source: LockError) -> Self {
+        match source {
+            LockError::Store { source } => Self::Store { source },
+            source => Self::Locked { source },
+        }
+    }
+}
+
+/// A key that cannot be read may well be the right one.
+impl From<MasterKeyError> for CliError {
+    fn from(source: MasterKeyError) -> Self {
+        match source {
+            MasterKeyError::Store { source } => Self::Store { source },
+            source => Self::MasterKey { source },
+        }
     }
 }
 

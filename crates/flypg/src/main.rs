@@ -67,6 +67,8 @@ fn log(cli: &Cli, terminal: &Terminal) {
         .with_writer(std::io::stderr)
         .with_ansi(terminal.err == flypg_core::render::Paint::Colour)
         .with_target(cli.global.verbose > 1)
+        // It would tell of a stderr that is closed on stderr, and panic.
+        .log_internal_errors(false)
         .init();
 }
 

@@ -80,7 +80,8 @@ impl Progress {
         if line.chars().count() > WIDEST {
             line = line.chars().take(WIDEST - 1).chain(['…']).collect();
         }
-        self.terminal.say(&self.terminal.dim(&line));
+        // Without line wrap: of two rows only one could be written over.
+        self.terminal.say(&format!("\x1b[?7l{}\x1b[?7h", self.terminal.dim(&line)));
         shown.live = true;
     }
 }

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use flypg_controller::act::LiveActuator;
-use flypg_controller::agent::AgentClient;
+use flypg_controller::agent::{AgentClient, Route};
 use flypg_controller::observe::{LiveObserver, PATIENCE};
 use flypg_controller::store::{Store, load_master_key, load_or_create_master_key};
 use flypg_core::Timestamp;
@@ -14,13 +14,13 @@ use flypg_machines::{Client, ClientConfig, Limits, PUBLIC_API};
 use jiff::SignedDuration;
 use reqwest::Url;
 
-use crate::cli::Global;
+use crate::cli::{AgentRoute, Global};
 use crate::error::CliError;
 
 /// An emulator on this computer lets any token in.
 const LOCAL_TOKEN: &str = "flypg-local";
 
-/// How long a call is repeated while somebody looks at a prompt.
+/// How long a call is repeated while somebody looks at a prompt. One answer may take longer than that.
 const IMPATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
@@ -28,16 +28,26 @@ pub(crate) struct Settings {
     pub(crate) api: String,
     pub(crate) state: PathBuf,
     settle: Duration,
+    route: Route,
 }
 
 impl Settings {
     pub(crate) fn resolve(global: &Global) -> Result<Self, CliError> {
-        Ok(Self { api: api(global), state: state(global)?, settle: global.settle })
+        let route = match global.agents {
+            AgentRoute::Direct => Route::Direct,
+            AgentRoute::Exec => Route::Exec,
+            AgentRoute::Auto => Route::Auto,
+        };
+        Ok(Self { api: api(global), state: state(global)?, settle: global.settle, route })
     }
 
     /// # Errors
     /// If the address or the token cannot be used.
     pub(crate) fn client(&self) -> Result<Client, CliError> {
+        Client::new(self.config()?).map_err(|source| CliError::Api { source })
+    }
+
+    fn config(&self) -> Result<ClientConfig, CliError> {
         let local = is_local(&self.api);
         let token = match variable("FLY_API_TOKEN") {
             Some(token) => token,
@@ -48,35 +58,44 @@ impl Settings {
         if local {
             config.limits = Limits::none();
         }
-        Client::new(config).map_err(|source| CliError::Api { source })
+        Ok(config)
     }
 
     /// The master key, if there is one.
     pub(crate) fn master(&self) -> Result<Option<Key>, CliError> {
         match master_variable()? {
             Some(key) => Ok(Some(key)),
-            None => load_master_key(&self.state).map_err(|source| CliError::MasterKey { source }),
+            None => Ok(load_master_key(&self.state)?),
         }
     }
 
-    /// The master key, made and kept on first use.
-    pub(crate) fn master_or_new(&self) -> Result<Key, CliError> {
-        match master_variable()? {
-            Some(key) => Ok(key),
-            None => load_or_create_master_key(&self.state).map_err(|source| CliError::MasterKey { source }),
+    /// The master key, made and kept on first use; another is not made for clusters that had one.
+    ///
+    /// # Errors
+    /// If it cannot be read or made, or has been lost.
+    pub(crate) async fn master_or_new(&self, store: &Store) -> Result<Key, CliError> {
+        if let Some(key) = self.master()? {
+            return Ok(key);
         }
+        let clusters: Vec<String> = store.specs().await?.iter().map(|known| known.spec.name.to_string()).collect();
+        if !clusters.is_empty() {
+            return Err(CliError::MasterKeyLost { path: self.state.join("master.key"), clusters });
+        }
+        Ok(load_or_create_master_key(&self.state)?)
     }
 
     /// Eyes for a loop.
     pub(crate) fn observer(&self, fly: Client, store: Store, master: Option<Key>) -> Result<LiveObserver, CliError> {
         let agents = AgentClient::new().map_err(|source| CliError::Agents { source })?;
+        let agents = agents.with_route(self.route, fly.clone());
         let settle = SignedDuration::try_from(self.settle).unwrap_or(SignedDuration::MAX);
         Ok(LiveObserver { fly, agents, store, master, patience: PATIENCE, settle })
     }
 
     /// Eyes for one look, while somebody waits at a prompt.
     pub(crate) fn impatient_observer(&self, store: Store, master: Option<Key>) -> Result<LiveObserver, CliError> {
-        Ok(LiveObserver { patience: IMPATIENCE, ..self.observer(self.client()?, store, master)? })
+        let config = ClientConfig { patience: IMPATIENCE, ..self.config()? };
+        self.observer(Client::new(config).map_err(|source| CliError::Api { source })?, store, master)
     }
 }
 

@@ -25,7 +25,7 @@ impl Terminal {
         Self {
             out: paint(AutoStream::choice(&io::stdout())),
             err: paint(AutoStream::choice(&io::stderr())),
-            live: io::stderr().is_terminal(),
+            live: io::stderr().is_terminal() && std::env::var_os("TERM").is_some_and(|term| term != "dumb"),
             out_is_terminal: io::stdout().is_terminal(),
         }
     }

@@ -17,6 +17,8 @@ const POLL: Duration = Duration::from_secs(5);
 pub struct Watch {
     paths: Vec<PathBuf>,
     begun: bool,
+    /// Something has changed, and has not been read yet.
+    heard: bool,
     last: Option<Files>,
     events: mpsc::Receiver<()>,
     /// Dropping it ends the events; without one there is still the poll.
@@ -45,7 +47,7 @@ impl Watch {
         if let Err(error) = &watcher {
             tracing::warn!(%error, "changes are seen every {} s only", POLL.as_secs());
         }
-        Self { paths, begun: false, last: None, events, _watcher: watcher.ok() }
+        Self { paths, begun: false, heard: false, last: None, events, _watcher: watcher.ok() }
     }
 
     /// The files at once the first time, and then as soon as they differ; an error as often as it is met. May be
@@ -57,18 +59,30 @@ impl Watch {
         loop {
             if std::mem::replace(&mut self.begun, true) {
                 let poll = Instant::now() + POLL;
-                if timeout_at(poll, self.events.recv()).await.is_ok_and(|event| event.is_none()) {
+                if !self.heard && timeout_at(poll, self.events.recv()).await.is_ok_and(|event| event.is_none()) {
                     tokio::time::sleep_until(poll).await;
                 }
+                self.heard = true;
                 sleep(DEBOUNCE).await;
+                self.heard = false;
                 while self.events.try_recv().is_ok() {}
             }
-            let files = Files::read(&self.paths)?;
-            if self.last.as_ref() != Some(&files) {
-                self.last = Some(files.clone());
+            let last = self.last.take();
+            let files = self.read()?;
+            if last.as_ref() != Some(&files) {
                 return Ok(files);
             }
         }
+    }
+
+    /// The files as they are at this moment.
+    ///
+    /// # Errors
+    /// If the files cannot be read.
+    pub fn read(&mut self) -> Result<Files, SourceError> {
+        let files = Files::read(&self.paths)?;
+        self.last = Some(files.clone());
+        Ok(files)
     }
 }
 

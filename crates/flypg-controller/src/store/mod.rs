@@ -83,6 +83,12 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
+    #[error("{} cannot be opened", .path.display())]
+    Open {
+        path: PathBuf,
+        #[source]
+        source: rusqlite::Error,
+    },
     #[error("the controller's database cannot be {done}")]
     Database {
         done: &'static str,
@@ -102,6 +108,30 @@ pub enum StoreError {
         #[source]
         source: tokio::task::JoinError,
     },
+}
+
+impl StoreError {
+    /// What a person can do about it.
+    pub fn suggestion(&self) -> Option<&'static str> {
+        use rusqlite::ErrorCode as Code;
+        let source = match self {
+            Self::File { .. } => return Some("give a directory that can be read and written with --state"),
+            Self::Newer { .. } => return Some("use the flypg that wrote it, or a newer one"),
+            Self::Open { source, .. } | Self::Database { source, .. } => source,
+            Self::Unreadable { .. } | Self::Ended { .. } => return None,
+        };
+        Some(match source.sqlite_error_code()? {
+            Code::NotADatabase | Code::DatabaseCorrupt => {
+                "put back a copy of it; if there is none, move it away: the nodes still say who leads"
+            }
+            Code::CannotOpen | Code::ReadOnly | Code::PermissionDenied => {
+                "give a directory that can be read and written with --state"
+            }
+            Code::DatabaseBusy | Code::DatabaseLocked => "another process writes to it; try again",
+            Code::DiskFull => "make room on the disk, then try again",
+            _ => return None,
+        })
+    }
 }
 
 /// The state directory's database. Cheap to clone; every call runs on a thread of its own, as a commit waits for the
@@ -128,8 +158,8 @@ impl Store {
             .mode(0o600)
             .open(&path)
             .map_err(|source| StoreError::File { path: path.clone(), done: "opened", source })?;
-        let db = Connection::open_with_flags(&path, flags()).map_err(database("opened"))?;
-        Self::prepare(db)
+        let opened = Connection::open_with_flags(&path, flags()).map_err(open_error(&path))?;
+        Self::prepare(opened, &path)
     }
 
     /// Opens what is below `dir` without changing it. Nothing there is the same as an empty database.
@@ -148,7 +178,7 @@ impl Store {
             let found: i64 = db.pragma_query_value(None, "user_version", |row| row.get(0))?;
             Ok((db, found))
         };
-        match setup().map_err(database("opened"))? {
+        match setup().map_err(open_error(&path))? {
             (_, 0) => Ok(Self { writes: false, ..Self::in_memory()? }),
             (_, found) if found > VERSION => Err(StoreError::Newer { found }),
             (db, _) => Ok(Self { db: Arc::new(Mutex::new(db)), writes: false }),
@@ -160,10 +190,11 @@ impl Store {
     /// # Errors
     /// If there is no memory for it.
     pub fn in_memory() -> Result<Self, StoreError> {
-        Self::prepare(Connection::open_in_memory().map_err(database("opened"))?)
+        let path = Path::new("a database in memory");
+        Self::prepare(Connection::open_in_memory().map_err(open_error(path))?, path)
     }
 
-    fn prepare(mut db: Connection) -> Result<Self, StoreError> {
+    fn prepare(mut db: Connection, path: &Path) -> Result<Self, StoreError> {
         let setup = |db: &mut Connection| {
             db.busy_timeout(BUSY)?;
             db.pragma_update(None, "journal_mode", "WAL")?;
@@ -178,7 +209,7 @@ impl Store {
             change.commit()?;
             Ok(found)
         };
-        let found = setup(&mut db).map_err(database("prepared"))?;
+        let found = setup(&mut db).map_err(open_error(path))?;
         if found > VERSION {
             return Err(StoreError::Newer { found });
         }
@@ -222,6 +253,10 @@ impl Store {
 
 fn flags() -> OpenFlags {
     OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX
+}
+
+fn open_error(path: &Path) -> impl Fn(rusqlite::Error) -> StoreError {
+    move |source| StoreError::Open { path: path.to_owned(), source }
 }
 
 fn database(done: &'static str) -> impl Fn(rusqlite::Error) -> StoreError {

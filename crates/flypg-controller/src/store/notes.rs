@@ -87,6 +87,40 @@ impl Store {
         .await
     }
 
+    /// Takes over from a process that may have died during a call: what it had begun may be under way until `now`. Only
+    /// who holds the [`super::StateLock`] calls this.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn resume(&self, now: Timestamp) -> Result<(), StoreError> {
+        self.run("written", move |db| db.execute("UPDATE doubt SET since = ?1", [now.to_string()]).map(drop)).await
+    }
+
+    /// The clock was set back: notes from what is now the future count from now, or they would count for as long as it
+    /// was set back.
+    ///
+    /// # Errors
+    /// See [`StoreError`].
+    pub async fn bring_back(
+        &self,
+        cluster: &ClusterName,
+        recalled: Recalled,
+        now: Timestamp,
+    ) -> Result<Recalled, StoreError> {
+        let Recalled { record, mut known, mut doubts } = recalled;
+        let ahead =
+            known.iter_mut().map(|known| &mut known.since).chain(doubts.iter_mut().map(|doubt| &mut doubt.since));
+        let ahead: Vec<&mut Timestamp> = ahead.filter(|since| **since > now).collect();
+        if !ahead.is_empty() {
+            ahead.into_iter().for_each(|since| *since = now);
+            if self.writes {
+                let (cluster, known, doubts) = (cluster.to_string(), known.clone(), doubts.clone());
+                self.run("written", move |db| date(db, &cluster, &known, &doubts)).await?;
+            }
+        }
+        Ok(Recalled { record, known, doubts })
+    }
+
     /// Notes, before a call, that it may change `doubt.subject`; or, after it, that nobody knows whether it did.
     ///
     /// # Errors
@@ -135,6 +169,21 @@ impl Store {
         })
         .await
     }
+}
+
+fn date(db: &mut Connection, cluster: &str, known: &[Known], doubts: &[Doubt]) -> Result<(), rusqlite::Error> {
+    let change = db.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    for Known { thing, id, since, .. } in known {
+        change
+            .prepare_cached("UPDATE known SET since = ?4 WHERE cluster = ?1 AND thing = ?2 AND id = ?3")?
+            .execute(params![cluster, thing_word(*thing), id, since.to_string()])?;
+    }
+    for Doubt { subject, name, since } in doubts {
+        change
+            .prepare_cached("UPDATE doubt SET since = ?4 WHERE cluster = ?1 AND subject = ?2 AND name = ?3")?
+            .execute(params![cluster, subject_word(*subject), name, since.to_string()])?;
+    }
+    change.commit()
 }
 
 fn insert_known(db: &Connection, cluster: &str, known: &Known) -> Result<(), rusqlite::Error> {
@@ -244,6 +293,24 @@ mod tests {
         assert_eq!(store.recall(&cluster).await.unwrap().known, []);
         let other: ClusterName = "users-db".parse().unwrap();
         assert_eq!(store.recall(&other).await.unwrap(), Recalled::default());
+    }
+
+    #[tokio::test]
+    async fn a_doubt_counts_from_when_its_maker_was_gone_and_never_from_the_future() {
+        let store = Store::in_memory().unwrap();
+        let cluster: ClusterName = "orders-db".parse().unwrap();
+        let at = |second| Timestamp::from_second(second).unwrap();
+        store.doubt(&cluster, doubt("pg_ord_1", 10)).await.unwrap();
+        let known = Known { thing: Thing::Volume, id: "vol_1".to_owned(), since: at(1000), seen: false };
+        store.note(&cluster, vec![known.clone()], vec![]).await.unwrap();
+        store.resume(at(1000)).await.unwrap();
+        assert_eq!(store.recall(&cluster).await.unwrap().doubts, [doubt("pg_ord_1", 1000)]);
+
+        let recalled = store.recall(&cluster).await.unwrap();
+        assert_eq!(store.bring_back(&cluster, recalled.clone(), at(1000)).await.unwrap(), recalled);
+        let back = store.bring_back(&cluster, recalled, at(400)).await.unwrap();
+        assert_eq!((back.doubts[0].since, back.known[0].since), (at(400), at(400)));
+        assert_eq!(store.recall(&cluster).await.unwrap(), back);
     }
 
     #[tokio::test]

@@ -8,7 +8,7 @@ use flypg_core::names::ClusterName;
 
 use super::status::{chosen, look, parse_name};
 use crate::cli::Connect;
-use crate::error::{CliError, Exit};
+use crate::error::{CliError, Exit, Words};
 use crate::settings::Settings;
 
 /// Becomes psql: its exit code is ours.
@@ -26,6 +26,8 @@ pub(crate) fn run(args: &Connect, settings: &Settings) -> Result<Exit, CliError>
         // Arguments can be read by everybody on the computer, the environment by nobody else.
         .env("PGPASSWORD", master.of_cluster(&cluster).password(Role::Postgres))
         .env("PGAPPNAME", "flypg connect")
+        // It would outrank the host that was asked for.
+        .env_remove("PGHOSTADDR")
         .exec();
     Err(match error.kind() {
         ErrorKind::NotFound => CliError::NoPsql,
@@ -42,7 +44,11 @@ async fn endpoint(
     let store = Store::open_to_read(&settings.state)?;
     let known = chosen(store.specs().await?, Some(cluster))?;
     let observer = settings.impatient_observer(store, Some(master.clone()))?;
-    let status = look(&observer, &known).await?.into_iter().next();
+    let look = look(&observer, &known).await?.into_iter().next();
+    if let Some(error) = look.as_ref().and_then(|look| look.unseen.clone()) {
+        return Err(CliError::Unseen { api: settings.api.clone(), source: Words(error) });
+    }
+    let status = look.map(|look| look.status);
     let endpoints = status.as_ref().map(|status| &status.endpoints);
     let (door, endpoint) = match args.read_only {
         false => ("read-write", endpoints.and_then(|endpoints| endpoints.read_write.clone())),

@@ -2,11 +2,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use flypg_controller::board::Board;
-use flypg_controller::controller::{Controller, ControllerError};
+use flypg_controller::controller::{Controller, ControllerError, GONE_AFTER};
 use flypg_controller::http::{Shown, serve};
 use flypg_controller::metrics::Metrics;
 use flypg_controller::source::Watch;
 use flypg_controller::store::{Holder, StateLock, Store};
+use flypg_core::Timestamp;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
@@ -35,9 +36,10 @@ async fn stay(args: &cli::Controller, settings: &Settings, terminal: &Terminal) 
     };
     let listen = listener.as_ref().and_then(|listener| listener.local_addr().ok());
     let holder = Holder { pid: std::process::id(), command: "flypg controller".to_owned(), listen };
-    let _lock = StateLock::acquire(&settings.state, &holder).map_err(|source| CliError::Locked { source })?;
+    let _lock = StateLock::acquire(&settings.state, &holder)?;
     let store = Store::open(&settings.state)?;
-    let master = settings.master_or_new()?;
+    store.resume(Timestamp::now()).await?;
+    let master = settings.master_or_new(&store).await?;
     let generation = store.next_generation().await?;
     let observer = settings.observer(client, store.clone(), Some(master.clone()))?;
     let metrics = Metrics::new()
@@ -49,6 +51,7 @@ async fn stay(args: &cli::Controller, settings: &Settings, terminal: &Terminal) 
         store,
         master,
         journals: settings.state.join("journal"),
+        gone_after: GONE_AFTER,
         board: Arc::clone(&board),
         metrics: Arc::clone(&metrics),
     };

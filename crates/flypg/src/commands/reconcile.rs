@@ -13,14 +13,14 @@ use flypg_controller::turn::{Turn, Wanted};
 use flypg_controller::words::chain;
 use flypg_core::Timestamp;
 use flypg_core::names::ClusterName;
-use flypg_core::observed::{Observed, Unknown};
+use flypg_core::observed::Observed;
 use flypg_core::plan::{Hold, Plan};
 use flypg_core::render::{self, Preview};
 use flypg_core::status::{generation, status};
 use futures::future::{join_all, try_join_all};
 use tokio::time::{Instant, timeout_at};
 
-use super::files;
+use super::{files, unseen};
 use crate::cli::{PlanFormat, Reconcile};
 use crate::error::{CliError, Exit, Words};
 use crate::progress::Progress;
@@ -98,15 +98,6 @@ async fn dry_run(
     Ok(if now.iter().all(|plan| plan.is_quiet()) { Exit::Done } else { Exit::Held })
 }
 
-/// Why the platform could not be seen.
-fn unseen(observed: &Observed) -> Option<String> {
-    let apart = [observed.app.why_unknown(), observed.machines.why_unknown(), observed.volumes.why_unknown()];
-    apart.into_iter().flatten().find_map(|why| match why {
-        Unknown::NoAnswer { error } | Unknown::Forbidden { error } => Some(error.clone()),
-        Unknown::NotLooked | Unknown::Changing => None,
-    })
-}
-
 async fn reconcile(
     args: &Reconcile,
     wishes: Wishes,
@@ -116,9 +107,10 @@ async fn reconcile(
     let signals = signals::Stop::listen()?;
     let client = settings.client()?;
     let holder = Holder { pid: std::process::id(), command: "flypg reconcile".to_owned(), listen: None };
-    let _lock = StateLock::acquire(&settings.state, &holder).map_err(|source| CliError::Locked { source })?;
+    let _lock = StateLock::acquire(&settings.state, &holder)?;
     let store = Store::open(&settings.state)?;
-    let master = settings.master_or_new()?;
+    store.resume(Timestamp::now()).await?;
+    let master = settings.master_or_new(&store).await?;
     store.note_specs(wishes.clusters.clone()).await?;
     let wanted = wishes.wanted(&store.specs().await?);
 

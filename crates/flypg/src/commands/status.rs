@@ -10,8 +10,9 @@ use flypg_core::names::ClusterName;
 use flypg_core::status::{ClusterStatus, NodeStatus};
 use futures::future::try_join_all;
 
+use super::unseen;
 use crate::cli::{Status, TextOrJson};
-use crate::error::{CliError, Exit};
+use crate::error::{CliError, Exit, Words};
 use crate::settings::Settings;
 use crate::terminal::Terminal;
 
@@ -26,14 +27,18 @@ pub(crate) fn run(args: &Status, settings: &Settings, terminal: &Terminal) -> Re
         let mut last = String::new();
         loop {
             let known = chosen(store.specs().await?, name.as_ref())?;
-            let text = text_of(args, &look(&observer, &known).await?);
+            let looks = look(&observer, &known).await?;
+            let unseen = looks.iter().find_map(|look| look.unseen.clone());
+            let text = text_of(args, &looks.into_iter().map(|look| look.status).collect::<Vec<_>>());
             if text != last {
                 let clear = if args.watch && terminal.out_is_terminal { "\x1b[H\x1b[2J" } else { "" };
                 terminal.print(&format!("{clear}{text}"))?;
                 last = text;
             }
-            if !args.watch {
-                return Ok(Exit::Done);
+            match unseen {
+                _ if args.watch => {}
+                None => return Ok(Exit::Done),
+                Some(error) => return Err(CliError::Unseen { api: settings.api.clone(), source: Words(error) }),
             }
             tokio::time::sleep(INTERVAL).await;
         }
@@ -58,8 +63,15 @@ pub(crate) fn chosen(specs: Vec<KnownSpec>, name: Option<&ClusterName>) -> Resul
     Ok(chosen)
 }
 
+/// How a cluster is now.
+pub(crate) struct Look {
+    pub(crate) status: ClusterStatus,
+    /// Why the platform could not be seen.
+    pub(crate) unseen: Option<String>,
+}
+
 /// How each cluster is now.
-pub(crate) async fn look(observer: &LiveObserver, known: &[KnownSpec]) -> Result<Vec<ClusterStatus>, CliError> {
+pub(crate) async fn look(observer: &LiveObserver, known: &[KnownSpec]) -> Result<Vec<Look>, CliError> {
     let looks = known.iter().map(|known| {
         let mut observer = observer.clone();
         async move {
@@ -67,10 +79,11 @@ pub(crate) async fn look(observer: &LiveObserver, known: &[KnownSpec]) -> Result
             let now = Timestamp::now();
             let observed = observer.observe(&known.spec, now).await;
             let plan = wanted.plan(&observed, now);
-            status_of(&observer.store, &wanted, &observed, &plan, None, now).await
+            let status = status_of(&observer.store, &wanted, &observed, &plan, None, now).await?;
+            Ok::<_, CliError>(Look { status, unseen: unseen(&observed) })
         }
     });
-    Ok(try_join_all(looks).await?)
+    try_join_all(looks).await
 }
 
 fn text_of(args: &Status, all: &[ClusterStatus]) -> String {
@@ -87,7 +100,14 @@ fn json(value: &impl serde::Serialize) -> String {
 }
 
 fn table(status: &ClusterStatus) -> String {
-    let mut text = format!("{} is {}\n", status.cluster, if status.ready { "ready" } else { "not ready" });
+    let is_unseen =
+        status.conditions.iter().any(|condition| condition.kind == "Ready" && condition.reason == "Unknown");
+    let how = match (status.ready, is_unseen) {
+        (true, _) => "is ready",
+        (false, true) => "cannot be seen",
+        (false, false) => "is not ready",
+    };
+    let mut text = format!("{} {how}\n", status.cluster);
     let mut fact = |name: &str, value: &Option<String>| {
         if let Some(value) = value {
             text.push_str(&format!("  {name:<10}  {value}\n"));
