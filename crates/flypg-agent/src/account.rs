@@ -1,7 +1,7 @@
 //! Whom PostgreSQL runs as. It refuses to run as root.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
 use nix::unistd::{Gid, Uid, User, geteuid};
@@ -55,6 +55,23 @@ pub fn private_directory(path: &Path, account: Option<Account>) -> io::Result<()
     std::fs::create_dir_all(path)?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o700))?;
     give(path, account)
+}
+
+/// Whether `path` belongs to `account`; to nobody in particular if there is no account to give things to.
+pub fn is_given(path: &Path, account: Option<Account>) -> io::Result<bool> {
+    let Some(Account { uid, gid }) = account else { return Ok(true) };
+    let owner = std::fs::symlink_metadata(path)?;
+    Ok((owner.uid(), owner.gid()) == (uid.as_raw(), gid.as_raw()))
+}
+
+/// Makes `account` the owner of all below `path` and at last of `path`, so that what is cut short is seen to be.
+pub fn give_tree(path: &Path, account: Account) -> io::Result<()> {
+    if std::fs::symlink_metadata(path)?.is_dir() {
+        for entry in std::fs::read_dir(path)? {
+            give_tree(&entry?.path(), account)?;
+        }
+    }
+    std::os::unix::fs::lchown(path, Some(account.uid.as_raw()), Some(account.gid.as_raw()))
 }
 
 /// Makes `account` the owner of `path`.

@@ -5,8 +5,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use flypg_core::Timestamp;
-use flypg_core::ledger::Ledger;
-use flypg_core::node::{Local, NodeStep, next};
+use flypg_core::ledger::{Ledger, LedgerRole};
+use flypg_core::node::{DataDir, Local, NodeStep, Origin, REMAKE_WINDOW, next};
 use flypg_core::protocol::Phase;
 use nix::sys::signal::Signal;
 use tokio::sync::watch;
@@ -17,6 +17,7 @@ use crate::data_dir;
 use crate::make::{self, MakeError, Progress};
 use crate::node::Node;
 use crate::postmaster::Postmaster;
+use crate::primary;
 use crate::processes;
 use crate::roles;
 use crate::sql::SqlError;
@@ -40,6 +41,8 @@ pub enum StepError {
     Start(#[source] std::io::Error),
     #[error("what was not finished could not be removed")]
     Remove(#[source] std::io::Error),
+    #[error("the copy that is of no use any more could not be set aside")]
+    SetAside(#[source] std::io::Error),
     #[error("Postgres has not read its files {0:?} after it was told to")]
     Reload(Duration),
 }
@@ -48,25 +51,46 @@ impl Node {
     pub(crate) async fn act(&mut self, step: NodeStep, ledger: &Ledger) -> Result<(), StepError> {
         let shared = self.shared.clone();
         match step {
-            NodeStep::Nothing | NodeStep::Wait { .. } | NodeStep::Quarantine { .. } => Ok(()),
+            NodeStep::Nothing | NodeStep::Wait { .. } | NodeStep::Hold { .. } | NodeStep::Quarantine { .. } => Ok(()),
             NodeStep::Initdb { ref nonce } => {
                 tracing::info!("initialising a new database system");
                 let made = make::initdb(&shared.config, nonce);
-                self.make(made, &step, None).await;
+                self.make(made, &step, None).await
+            }
+            NodeStep::AskPrimary { ref primary } => {
+                tracing::warn!(%primary, "the primary cannot give this standby the WAL it needs, and is asked where it stands");
+                self.ask_primary().await;
                 Ok(())
             }
             NodeStep::Clone { ref from } => {
                 tracing::info!(%from, "cloning");
                 let (progress, seen) = watch::channel((0, None));
-                let made = make::clone(&shared.config, from, &progress);
-                self.make(made, &step, Some(seen)).await;
-                Ok(())
+                let made = make::clone(&shared.config, from, false, &progress);
+                self.make(made, &step, Some(seen)).await
+            }
+            NodeStep::CloneBeside { ref from } => {
+                tracing::warn!(%from, "this standby can never stream again; cloning beside it");
+                if !self.begin_again().await? {
+                    return Ok(());
+                }
+                let (progress, seen) = watch::channel((0, None));
+                let made = make::clone(&shared.config, from, true, &progress);
+                self.make(made, &step, Some(seen)).await
+            }
+            NodeStep::GiveUpCopy { from } => {
+                tracing::warn!(%from, "this standby can never stream again, and there is no room for another copy beside it");
+                if !self.begin_again().await? {
+                    return Ok(());
+                }
+                if let Ok(store) = &shared.store {
+                    store.update(Ledger::given_up)?;
+                    shared.follow_ledger();
+                }
+                data_dir::set_aside(&shared.config, &Origin::Clone { from }).map_err(StepError::SetAside)
             }
             NodeStep::RemoveUnfinished => {
                 tracing::info!("removing a data directory that was not finished");
-                self.data_changed = true;
-                processes::kill_below(&shared.config.paths.making).await;
-                data_dir::remove_unfinished(&shared.config).map_err(StepError::Remove)
+                self.remove_unfinished().await
             }
             NodeStep::RecordMade { system_id } => {
                 if let Ok(store) = &shared.store {
@@ -181,13 +205,42 @@ impl Node {
         }
     }
 
+    pub(crate) async fn remove_unfinished(&mut self) -> Result<(), StepError> {
+        self.data_changed = true;
+        processes::kill_below(&self.shared.config.paths.making).await;
+        data_dir::remove_unfinished(&self.shared.config).map_err(StepError::Remove)
+    }
+
+    /// Stops Postgres and makes place for another copy; false if the agent is to end meanwhile.
+    async fn begin_again(&mut self) -> Result<bool, StepError> {
+        self.remakes.retain(|at| Timestamp::now().duration_since(*at).unsigned_abs() < REMAKE_WINDOW);
+        self.remakes.push(Timestamp::now());
+        self.stop().await;
+        self.remove_unfinished().await?;
+        Ok(!self.shared.ending.is_cancelled())
+    }
+
+    async fn ask_primary(&mut self) {
+        let shared = self.shared.clone();
+        let timeline = self.sight.as_ref().map_or(0, |sight| sight.timeline);
+        let measuring = shared.clone();
+        let size = tokio::task::spawn_blocking(move || data_dir::size(&measuring.config));
+        let asked = tokio::select! {
+            asked = primary::ask(&shared.config, timeline) => asked.map_err(|error| crate::words(&error)),
+            () = shared.ending.cancelled() => return,
+        };
+        // A copy whose size is not known has no room for another.
+        self.copy_size = size.await.unwrap_or(u64::MAX);
+        self.asked = Some((Timestamp::now(), asked));
+    }
+
     /// Sees a making through, unless it is not wanted any more.
     async fn make(
         &mut self,
         made: impl Future<Output = Result<(), MakeError>>,
         step: &NodeStep,
         mut progress: Option<watch::Receiver<Progress>>,
-    ) {
+    ) -> Result<(), StepError> {
         let shared = self.shared.clone();
         tokio::pin!(made);
         self.data_changed = true;
@@ -203,12 +256,11 @@ impl Node {
             tokio::select! {
                 result = &mut made => break result,
                 (done, total) = moved => shared.publish(|report| report.phase = Phase::Cloning { done, total }),
-                () = shared.ending.cancelled() => return,
+                () = shared.ending.cancelled() => return Ok(()),
                 () = shared.wake.notified() => {
-                    let fresh = Local::fresh(shared.config.major, flypg_core::node::DataDir::Blank);
-                    if next(&shared.ledger(), &fresh, Timestamp::now()) != *step {
+                    if !is_wanted(step, &shared.ledger(), shared.config.major) {
                         tracing::info!("what is being made is not wanted any more");
-                        return;
+                        return Ok(());
                     }
                 }
             }
@@ -224,8 +276,20 @@ impl Node {
                 let words = crate::words(&error);
                 tracing::warn!(error = words, "not made");
                 self.failed_makes.push(Timestamp::now());
+                self.no_room |= matches!(step, NodeStep::CloneBeside { .. }) && error.needs_room();
                 self.why = Some(words);
             }
         }
+        Ok(())
+    }
+}
+
+/// Whether what `step` makes is still what the ledger asks for.
+fn is_wanted(step: &NodeStep, ledger: &Ledger, major: u32) -> bool {
+    match step {
+        NodeStep::CloneBeside { from } => {
+            matches!(&ledger.role, LedgerRole::Replica { upstream, .. } if upstream == from)
+        }
+        step => next(ledger, &Local::fresh(major, DataDir::Blank), Timestamp::now()) == *step,
     }
 }

@@ -51,8 +51,11 @@ pub struct RestartAnswer {
     pub restarted: bool,
 }
 
-pub async fn serve(listener: TcpListener, shared: Arc<Shared>) -> std::io::Result<()> {
-    axum::serve(listener, router(shared)).await
+/// Callers at a time: a controller or two, health checks, and people.
+pub const CALLERS: usize = 128;
+
+pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    crate::http::serve(listener, router(shared), CALLERS).await;
 }
 
 fn router(shared: Arc<Shared>) -> Router {

@@ -14,6 +14,7 @@ use crate::account::command;
 use crate::config::Config;
 use crate::data_dir::control_data;
 use crate::files;
+use crate::libraries;
 use crate::processes::output;
 
 /// Everything comes through the one socket, so there is nothing else to allow; who may come at all, and as whom, the
@@ -79,7 +80,8 @@ impl Conf {
         let inputs = inputs(ledger, disk_mb);
         if self.judged.as_ref() != Some(&inputs.parameters) {
             self.judged = Some(inputs.parameters.clone());
-            self.rejected = refused_by_us(&inputs.parameters);
+            self.rejected = libraries::missing(config, &inputs.parameters);
+            self.rejected.extend(refused_by_us(&inputs.parameters));
             self.tried = false;
         }
         let changed = control_changed(config); // before it is read, so that no change is missed
@@ -99,8 +101,8 @@ impl Conf {
         if self.written.as_ref() != Some(&text) || altered_by_system(config) {
             let pgdata = &config.paths.pgdata;
             neutralise_alter_system(config)?;
-            files::replace(&pgdata.join("pg_hba.conf"), HBA.as_bytes(), config.account)?;
-            files::replace(&pgdata.join("postgresql.conf"), text.as_bytes(), config.account)?;
+            files::bring(&pgdata.join("pg_hba.conf"), HBA.as_bytes(), config.account)?;
+            files::bring(&pgdata.join("postgresql.conf"), text.as_bytes(), config.account)?;
             self.loaded = None;
         }
         self.raised = changed.filter(|_| !withheld.is_empty());
@@ -321,7 +323,7 @@ fn neutralise_alter_system(config: &Config) -> io::Result<()> {
             tracing::warn!(?names, "undoing ALTER SYSTEM; set postgres.parameters in cluster.yaml instead");
         }
     }
-    files::replace(&path, AUTO_CONF_EMPTY, config.account)
+    files::bring(&path, AUTO_CONF_EMPTY, config.account)
 }
 
 #[cfg(test)]

@@ -3,7 +3,8 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
 
 use flypg_core::decree::SystemId;
 use flypg_core::node::{DataDir, Origin};
@@ -85,7 +86,7 @@ fn read_origin(path: &Path) -> io::Result<Option<Origin>> {
 }
 
 /// Marks, durably, that a data directory is being made, and returns where.
-pub fn begin(config: &Config, origin: &Origin) -> io::Result<std::path::PathBuf> {
+pub fn begin(config: &Config, origin: &Origin) -> io::Result<PathBuf> {
     let paths = &config.paths;
     private_directory(&paths.making, config.account)?;
     files::replace(&paths.making.join(MARK), &mark(origin), None)?;
@@ -95,16 +96,69 @@ pub fn begin(config: &Config, origin: &Origin) -> io::Result<std::path::PathBuf>
 
 /// Moves a finished data directory to its place. `initdb` and `pg_basebackup` have flushed it already.
 pub fn finish(config: &Config, origin: &Origin) -> io::Result<()> {
-    let paths = &config.paths;
-    let made = paths.making.join("pgdata");
+    let made = complete(config, origin)?;
+    // An empty directory of that name gives way.
+    std::fs::rename(&made, &config.paths.pgdata)?;
+    files::flush_parent(&config.paths.pgdata)?;
+    remove_unfinished(config)
+}
+
+/// Puts a finished clone in the place of the data directory that is there, in one step, and removes that.
+pub fn finish_instead(config: &Config, origin: &Origin) -> io::Result<()> {
+    let made = complete(config, origin)?;
+    exchange(&made, &config.paths.pgdata)?;
+    files::flush_parent(&made)?;
+    files::flush_parent(&config.paths.pgdata)?;
+    remove_unfinished(config)
+}
+
+/// Moves the data directory to where unfinished ones are, under the mark of one.
+pub fn set_aside(config: &Config, origin: &Origin) -> io::Result<()> {
+    let aside = begin(config, origin)?;
+    std::fs::rename(&config.paths.pgdata, &aside)?;
+    files::flush_parent(&aside)?;
+    files::flush_parent(&config.paths.pgdata)
+}
+
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+fn exchange(one: &Path, other: &Path) -> io::Result<()> {
+    use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+    Ok(renameat2(AT_FDCWD, one, AT_FDCWD, other, RenameFlags::RENAME_EXCHANGE)?)
+}
+
+/// Elsewhere nix has no name for it; there is never room for two then.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+fn exchange(_: &Path, _: &Path) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Writes into what was made how it was made, and that it is a standby if it is a clone.
+fn complete(config: &Config, origin: &Origin) -> io::Result<PathBuf> {
+    let made = config.paths.making.join("pgdata");
     files::replace(&made.join(ORIGIN), &mark(origin), config.account)?;
     if matches!(origin, Origin::Clone { .. }) {
         files::replace(&made.join("standby.signal"), b"", config.account)?;
     }
-    // An empty directory of that name gives way.
-    std::fs::rename(&made, &paths.pgdata)?;
-    files::flush_parent(&paths.pgdata)?;
-    remove_unfinished(config)
+    Ok(made)
+}
+
+/// Whether something lies where data are made. Beside a whole data directory it is of no use.
+pub fn is_making(config: &Config) -> bool {
+    config.paths.making.try_exists().unwrap_or(false)
+}
+
+/// How many bytes the data directory takes up on the volume.
+pub fn size(config: &Config) -> u64 {
+    fn below(directory: &Path) -> u64 {
+        let Ok(entries) = std::fs::read_dir(directory) else { return 0 };
+        let of = |entry: std::fs::DirEntry| match entry.metadata() {
+            Ok(found) if found.is_dir() => below(&entry.path()),
+            Ok(found) => found.blocks() * 512,
+            Err(_) => 0, // removed meanwhile
+        };
+        entries.flatten().map(of).sum()
+    }
+    below(&config.paths.pgdata)
 }
 
 pub fn remove_unfinished(config: &Config) -> io::Result<()> {
@@ -148,6 +202,19 @@ fn parse_control_data(text: &str) -> Option<ControlData> {
         }
     }
     (!control.system_id.is_empty()).then_some(control)
+}
+
+/// Gives the data directory to PostgreSQL's account where it is another's: the image that wrote this volume may have
+/// known the account by another number.
+pub fn take_over(config: &Config) -> io::Result<()> {
+    let (Some(account), pgdata) = (config.account, &config.paths.pgdata) else { return Ok(()) };
+    match account::is_given(pgdata, Some(account)) {
+        Ok(true) => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        found => found?,
+    };
+    tracing::warn!("the data directory belongs to another account; it is given to PostgreSQL's");
+    account::give_tree(pgdata, account)
 }
 
 /// Prepares the runtime directories. What is in them belongs to an earlier life.

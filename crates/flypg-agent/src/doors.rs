@@ -18,8 +18,14 @@ use crate::routes::Place;
 use crate::shared::Shared;
 use crate::startup::{self, Door, Refused, Startup};
 
-/// Connections through one door at a time; more than Postgres can have, so that its own words are heard first.
-const LIMIT: usize = 2000;
+/// Connections of clients at a time; more than Postgres can have, so that its own words are heard first.
+const CLIENTS: u64 = 4000;
+/// Connections of replicas, which clients never take the place of: two per walsender that Postgres allows.
+const REPLICAS: u64 = 64;
+/// Clients beyond the limit who are told so at a time; others find the door shut.
+const TOLD: usize = 32;
+/// Open files that are for the agent itself: callers of its API, sessions, the ledger, programs it runs.
+const OWN_FILES: u64 = 512;
 /// A client that says nothing for so long is sent away.
 const SILENCE: Duration = Duration::from_secs(10);
 /// How long a new connection waits for a primary (DESIGN §4).
@@ -29,6 +35,29 @@ const LOOK_AGAIN: Duration = Duration::from_millis(200);
 const CONNECT: Duration = Duration::from_secs(3);
 /// Replication notices a dead link in this time (failover-protocol §2.7).
 const REPLICATION_TIMEOUT: Duration = Duration::from_secs(3);
+
+/// How many connections may be open, so that none of them ever keeps the agent from opening a file of its own.
+#[derive(Debug)]
+pub struct Rooms {
+    clients: Arc<Semaphore>,
+    replicas: Arc<Semaphore>,
+}
+
+impl Rooms {
+    /// Each connection is two open files.
+    pub fn within(files: u64) -> Self {
+        let clients = (files.saturating_sub(OWN_FILES) / 2).saturating_sub(REPLICAS).clamp(64, CLIENTS);
+        let room = |n| Arc::new(Semaphore::new(usize::try_from(n).unwrap_or(Semaphore::MAX_PERMITS)));
+        Self { clients: room(clients), replicas: room(REPLICAS) }
+    }
+
+    pub fn of(&self, door: Door) -> Arc<Semaphore> {
+        match door {
+            Door::Replication => self.replicas.clone(),
+            Door::ReadWrite | Door::Node | Door::ReadOnly => self.clients.clone(),
+        }
+    }
+}
 
 /// Connections through one door, for the metrics.
 #[derive(Debug, Default)]
@@ -56,8 +85,8 @@ pub fn bind(address: IpAddr, port: u16) -> io::Result<TcpListener> {
 }
 
 /// Lets clients in until the agent is to end.
-pub async fn serve(door: Door, listener: TcpListener, shared: Arc<Shared>) {
-    let room = Arc::new(Semaphore::new(LIMIT));
+pub async fn serve(door: Door, listener: TcpListener, room: Arc<Semaphore>, shared: Arc<Shared>) {
+    let telling = Arc::new(Semaphore::new(TOLD));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -76,7 +105,12 @@ pub async fn serve(door: Door, listener: TcpListener, shared: Arc<Shared>) {
         let count = shared.doors[door as usize].clone();
         let Ok(permit) = room.clone().try_acquire_owned() else {
             count.refused.fetch_add(1, Ordering::Relaxed);
-            tokio::spawn(refuse(stream, Refused::new("53300", "this node has too many connections")));
+            if let Ok(permit) = telling.clone().try_acquire_owned() {
+                tokio::spawn(async move {
+                    turn_away(stream).await;
+                    drop(permit);
+                });
+            }
             continue;
         };
         tokio::spawn(async move {
@@ -230,6 +264,14 @@ async fn cancel(door: Door, packet: &[u8], shared: &Shared) {
 async fn refuse(client: TcpStream, refused: Refused) {
     let mut stream = Stream::Tcp(client);
     let _ = timeout(Duration::from_secs(2), stream.write_all(&refused.packet())).await;
+}
+
+/// Refuses a client for whom there is no room. It is heard out first: closing on unread bytes would take the words
+/// away from it.
+async fn turn_away(mut client: TcpStream) {
+    if let Ok(Ok(_)) = timeout(Duration::from_secs(2), startup::read(&mut client)).await {
+        refuse(client, Refused::new("53300", "this node has too many connections")).await;
+    }
 }
 
 /// The way of this node's own Postgres, and of its clone, to the upstream: through the agent, so that it can be cut

@@ -5,7 +5,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use crate::account::{Account, give};
+use crate::account::{Account, give, is_given};
 
 /// Replaces `path` by `bytes` in one step: a reader, or the next boot, finds the old file or the new one.
 pub fn replace(path: &Path, bytes: &[u8], owner: Option<Account>) -> io::Result<()> {
@@ -16,6 +16,29 @@ pub fn replace(path: &Path, bytes: &[u8], owner: Option<Account>) -> io::Result<
     file.sync_all()?;
     std::fs::rename(&fresh, path)?;
     flush_parent(path)
+}
+
+/// The same, where it is not so already. On a full or read-only volume, what is right is left in peace.
+pub fn bring(path: &Path, bytes: &[u8], owner: Option<Account>) -> io::Result<()> {
+    match read_if_there(path)? {
+        Some(found) if found == bytes && is_given(path, owner)? => Ok(()),
+        _ => replace(path, bytes, owner),
+    }
+}
+
+/// Overwrites the file where it is, so that no room on the volume is needed. Not atomic: a power cut may tear it.
+/// False, and nothing done, if there is no file of exactly this length.
+pub fn overwrite(path: &Path, bytes: &[u8]) -> io::Result<bool> {
+    let mut file = match OpenOptions::new().write(true).open(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+        file => file?,
+    };
+    if file.metadata()?.len() != bytes.len() as u64 {
+        return Ok(false);
+    }
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    Ok(true)
 }
 
 /// Makes a change of names in `path`'s directory durable.

@@ -4,11 +4,14 @@
 //! What to do is decided in `flypg-core` (`ledger`, `node`, `settings`); here it is seen and done.
 //!
 //! - [`node`] looks, asks core what to do next, does it ([`act`]) and waits. One task; nothing else touches Postgres.
-//! - [`store`] is the ledger on disk, [`data_dir`] and [`make`] the data directory, [`conf`] its configuration,
-//!   [`postmaster`] and [`processes`] what runs on it, [`sql`] and [`roles`] what is asked of it.
+//! - [`store`] is the ledger on disk, [`data_dir`] and [`make`] the data directory, [`conf`] its configuration with the
+//!   [`libraries`] that it names,
+//!   [`postmaster`] and [`processes`] what runs on it, [`sql`] and [`roles`] what is asked of it, [`primary`] what is
+//!   asked of its primary.
 //! - [`doors`] lets connections in: [`startup`] judges their first packet, [`routes`] says where they go, [`pump`]
 //!   passes their bytes, chunk by chunk.
-//! - [`api`], [`metrics`] and [`call`] are how others see and steer the node; [`shared`] is what all of them share.
+//! - [`api`], [`metrics`] and [`call`] are how others see and steer the node, over [`http`]; [`shared`] is what all of
+//!   them share.
 
 pub mod account;
 pub mod act;
@@ -19,10 +22,13 @@ pub mod config;
 pub mod data_dir;
 pub mod doors;
 pub mod files;
+pub mod http;
+pub mod libraries;
 pub mod make;
 pub mod metrics;
 pub mod node;
 pub mod postmaster;
+pub mod primary;
 pub mod processes;
 pub mod pump;
 pub mod roles;

@@ -27,6 +27,21 @@ pub enum MakeError {
     Program { program: &'static str, words: String },
     #[error("pg_basebackup made no progress for {0:?}")]
     Stalled(Duration),
+    #[error("the clone could not be put in the place of the copy before it")]
+    Instead(#[source] std::io::Error),
+}
+
+impl MakeError {
+    /// It failed because the copy before it is still there.
+    pub fn needs_room(&self) -> bool {
+        match self {
+            MakeError::Instead(_) => true,
+            MakeError::Io { source, .. } => source.kind() == std::io::ErrorKind::StorageFull,
+            // strerror(ENOSPC), as PostgreSQL's programs print it.
+            MakeError::Program { words, .. } => words.contains("No space left on device"),
+            MakeError::Stalled(_) => false,
+        }
+    }
 }
 
 /// A clone that copies nothing for so long is begun again.
@@ -63,8 +78,14 @@ pub async fn initdb(config: &Config, nonce: &str) -> Result<(), MakeError> {
     data_dir::finish(config, &origin).map_err(io("moving the new data directory to its place"))
 }
 
-/// Copies the data directory of the upstream, through the agent's own way to it, and moves it to its place.
-pub async fn clone(config: &Config, from: &NodeName, progress: &watch::Sender<Progress>) -> Result<(), MakeError> {
+/// Copies the data directory of the upstream, through the agent's own way to it, and moves it to its place: `instead`
+/// of the copy that is there, or where none is.
+pub async fn clone(
+    config: &Config,
+    from: &NodeName,
+    instead: bool,
+    progress: &watch::Sender<Progress>,
+) -> Result<(), MakeError> {
     let origin = Origin::Clone { from: from.clone() };
     let io = |what| move |source| MakeError::Io { what, source };
     let into = data_dir::begin(config, &origin).map_err(io("marking a clone"))?;
@@ -101,6 +122,9 @@ pub async fn clone(config: &Config, from: &NodeName, progress: &watch::Sender<Pr
     if !status.success() {
         let words = errors_in(words.iter().map(String::as_str)).unwrap_or_else(|| words.join("; "));
         return Err(MakeError::Program { program: "pg_basebackup", words });
+    }
+    if instead {
+        return data_dir::finish_instead(config, &origin).map_err(MakeError::Instead);
     }
     data_dir::finish(config, &origin).map_err(io("moving the clone to its place"))
 }

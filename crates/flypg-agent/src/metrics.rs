@@ -14,14 +14,21 @@ use axum::routing::get;
 use prometheus::core::Collector;
 use prometheus::{CounterVec, Encoder, GaugeVec, Opts, Registry, TextEncoder};
 use tokio::net::TcpListener;
+use tokio::sync::Mutex;
 
 use crate::shared::Shared;
 
-pub async fn serve(listener: TcpListener, shared: Arc<Shared>) -> std::io::Result<()> {
-    axum::serve(listener, Router::new().route("/metrics", get(scrape)).with_state(shared)).await
+/// Scrapers at a time. One is answered after the other, so that however many there are cost Postgres one session.
+pub const SCRAPERS: usize = 16;
+
+pub async fn serve(listener: TcpListener, shared: Arc<Shared>) {
+    let turn = Arc::new(Mutex::new(()));
+    let router = Router::new().route("/metrics", get(scrape)).with_state((shared, turn));
+    crate::http::serve(listener, router, SCRAPERS).await;
 }
 
-async fn scrape(State(shared): State<Arc<Shared>>) -> Response {
+async fn scrape(State((shared, turn)): State<(Arc<Shared>, Arc<Mutex<()>>)>) -> Response {
+    let _turn = turn.lock().await;
     let mut page = Page::default();
     let scraped = agent::add(&mut page, &shared).and(postgres::add(&mut page, &shared).await);
     match scraped.and_then(|()| page.text()) {

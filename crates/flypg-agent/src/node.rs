@@ -8,7 +8,9 @@ use std::time::Duration;
 use flypg_core::Timestamp;
 use flypg_core::decree::SystemId;
 use flypg_core::ledger::{Ledger, LedgerRole};
-use flypg_core::node::{CRASH_WINDOW, DataDir, Local, NodeStep, Origin, Postmaster as Seen, next};
+use flypg_core::node::{
+    CRASH_WINDOW, DataDir, Local, NodeStep, Origin, Position, Postmaster as Seen, PrimarySeen, Stranded, next,
+};
 use flypg_core::protocol::{Disk, PgReport, PgRole, Phase};
 use flypg_core::settings;
 use nix::sys::statvfs::statvfs;
@@ -44,8 +46,18 @@ pub struct Node {
     pub(crate) crashes: Vec<Timestamp>,
     pub(crate) crash_count: u32,
     pub(crate) failed_makes: Vec<Timestamp>,
+    /// When another copy was begun for a standby that could not go on.
+    pub(crate) remakes: Vec<Timestamp>,
+    /// When the primary of a standby that cannot go on was last asked, and its answer.
+    pub(crate) asked: Option<(Timestamp, Result<PrimarySeen, String>)>,
+    /// Bytes of the data directory, as measured then.
+    pub(crate) copy_size: u64,
+    /// Another copy did not fit beside the one that is here.
+    pub(crate) no_room: bool,
     /// What went wrong last, in words.
     pub(crate) why: Option<String>,
+    /// Why the last step failed, if it did.
+    stuck: Option<String>,
     pub(crate) roles_ensured: bool,
     /// The person's parameters that Postgres was started with.
     pub(crate) started_with: BTreeMap<String, String>,
@@ -55,7 +67,7 @@ pub struct Node {
     pub(crate) withheld: Vec<String>,
     pub(crate) pending_restart: Vec<String>,
     identity: Option<(String, SystemId, i64)>,
-    sight: Option<Look>,
+    pub(crate) sight: Option<Look>,
     /// When Postgres last answered.
     answered: Instant,
     disk: Option<Disk>,
@@ -74,7 +86,12 @@ impl Node {
             crashes: Vec::new(),
             crash_count: 0,
             failed_makes: Vec::new(),
+            remakes: Vec::new(),
+            asked: None,
+            copy_size: u64::MAX,
+            no_room: false,
             why: None,
+            stuck: None,
             roles_ensured: false,
             started_with: BTreeMap::new(),
             in_force: BTreeMap::new(),
@@ -99,7 +116,13 @@ impl Node {
             let local = self.local(&ledger);
             let now = Timestamp::now();
             let step = match &self.shared.store {
-                Ok(_) => next(&ledger, &local, now),
+                Ok(store) => match store.begin() {
+                    Ok(()) => next(&ledger, &local, now),
+                    Err(_) if local.postmaster == Seen::Leftover => NodeStep::EndLeftover,
+                    Err(error) => {
+                        NodeStep::Hold { why: crate::words(&error), until: now.checked_add(AT_REST).unwrap_or(now) }
+                    }
+                },
                 // Whatever an earlier agent left running, nobody would look after it.
                 Err(_) if local.postmaster == Seen::Leftover => NodeStep::EndLeftover,
                 Err(error) => NodeStep::Quarantine { why: crate::words(error) },
@@ -111,14 +134,14 @@ impl Node {
             tracing::trace!(?step);
             match step {
                 NodeStep::Nothing | NodeStep::Quarantine { .. } => self.rest(self.pace(&local)).await,
-                NodeStep::Wait { until } => {
+                NodeStep::Wait { until } | NodeStep::Hold { until, .. } => {
                     let left = until.duration_since(now).unsigned_abs();
                     self.rest(left.min(AT_REST)).await;
                 }
                 step => {
-                    if let Err(error) = self.act(step, &ledger).await {
-                        tracing::warn!(error = crate::words(&error), "a step failed");
-                        self.why = Some(crate::words(&error));
+                    self.stuck = self.act(step, &ledger).await.err().map(|error| crate::words(&error));
+                    if let Some(error) = &self.stuck {
+                        tracing::warn!(error, "a step failed");
                         self.rest(UNEASY).await;
                     }
                 }
@@ -194,7 +217,14 @@ impl Node {
                 Err(error) => self.data = DataDir::Unusable { why: format!("the volume cannot be read: {error}") },
             }
             *self.shared.data.lock().expect("no holder of this lock panics") = self.data.clone();
-            self.data_changed = false;
+            // What could not be read may be readable the next time.
+            self.data_changed = matches!(self.data, DataDir::Unusable { .. });
+            if matches!(self.data, DataDir::Complete { .. })
+                && data_dir::is_making(&self.shared.config)
+                && let Err(error) = self.remove_unfinished().await
+            {
+                tracing::warn!(error = crate::words(&error), "what lies beside the data directory stays for now");
+            }
         }
         self.disk = statvfs(&self.shared.config.paths.volume).ok().map(|volume| {
             let unit = volume.fragment_size();
@@ -208,6 +238,11 @@ impl Node {
         if self.postmaster.as_ref().is_some_and(|postmaster| postmaster.up || postmaster.is_ready(pgdata)) {
             match self.ask().await {
                 Ok(sight) => {
+                    if sight.streams {
+                        // Whatever was missing is not missing now.
+                        self.postmaster.iter().for_each(|postmaster| postmaster.log.forget_stranded());
+                        (self.asked, self.no_room) = (None, false);
+                    }
                     self.sight = Some(sight);
                     self.answered = Instant::now();
                 }
@@ -255,7 +290,9 @@ impl Node {
         let postmaster = match &self.postmaster {
             Some(postmaster) if postmaster.up => Seen::Up,
             Some(_) => Seen::Starting,
-            None if matches!(self.data, DataDir::Complete { .. }) && processes::leftovers(&config.paths.pgdata) => {
+            None if matches!(self.data, DataDir::Complete { .. } | DataDir::Unusable { .. })
+                && processes::leftovers(&config.paths.pgdata) =>
+            {
                 Seen::Leftover
             }
             None => Seen::Down,
@@ -269,9 +306,29 @@ impl Node {
             settings: self.conf.seen(config, ledger, self.disk_mb()),
             roles_ensured: self.roles_ensured,
             slots: self.sight.as_ref().map(|sight| sight.slots.clone()),
+            stranded: self.stranded(ledger),
+            remakes: self.remakes.clone(),
             restart_ordered: self.shared.restart_ordered.load(Ordering::Relaxed),
             stopping: self.shared.ending.is_cancelled(),
         }
+    }
+
+    /// What is known of a standby that does not stream because its primary cannot give it the WAL it needs.
+    fn stranded(&self, ledger: &Ledger) -> Option<Stranded> {
+        let (sight, postmaster) = (self.sight.as_ref()?, self.postmaster.as_ref()?);
+        let PgRole::Standby { received, replayed, .. } = &sight.role else { return None };
+        if sight.streams || !postmaster.log.is_stranded() || !matches!(ledger.role, LedgerRole::Replica { .. }) {
+            return None;
+        }
+        let lsn = received.unwrap_or_default().max(*replayed);
+        // A tenth, and what Postgres writes while it starts, more than what is here now.
+        let needed = self.copy_size.saturating_add(self.copy_size / 10).saturating_add(64 * 1024 * 1024);
+        let free = self.disk.map_or(0, |disk| disk.total.saturating_sub(disk.used));
+        Some(Stranded {
+            own: Position { timeline: sight.timeline, lsn },
+            room: !self.no_room && free >= needed,
+            asked: self.asked.clone(),
+        })
     }
 
     pub(crate) fn disk_mb(&self) -> Option<u64> {
@@ -322,12 +379,24 @@ impl Node {
 
     fn phase(&self, step: &NodeStep, local: &Local, ledger: &Ledger) -> Phase {
         let why = || self.why.clone().unwrap_or_else(|| "Postgres ended several times".to_owned());
+        // While Postgres runs, one step that fails does not make it any worse.
+        if let (Some(why), Seen::Down) = (&self.stuck, local.postmaster)
+            && !matches!(step, NodeStep::Quarantine { .. } | NodeStep::Hold { .. } | NodeStep::Nothing)
+        {
+            return Phase::Failing { why: why.clone() };
+        }
         match step {
             NodeStep::Quarantine { why } => Phase::Quarantined { why: why.clone() },
             NodeStep::StopFast | NodeStep::RestartPostgres => Phase::Stopping,
             NodeStep::Wait { .. } => Phase::Failing { why: why() },
+            NodeStep::Hold { why, .. } => Phase::Failing { why: why.clone() },
+            NodeStep::AskPrimary { .. } => {
+                Phase::Failing { why: "its primary cannot give this standby the WAL it needs".to_owned() }
+            }
             NodeStep::Initdb { .. } => Phase::Initialising,
-            NodeStep::Clone { .. } => Phase::Cloning { done: 0, total: None },
+            NodeStep::Clone { .. } | NodeStep::CloneBeside { .. } | NodeStep::GiveUpCopy { .. } => {
+                Phase::Cloning { done: 0, total: None }
+            }
             NodeStep::RemoveUnfinished => match &local.data {
                 DataDir::Unfinished(Some(Origin::Initdb { .. })) => Phase::Initialising,
                 _ => Phase::Cloning { done: 0, total: None },

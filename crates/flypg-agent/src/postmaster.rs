@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ pub struct Postmaster {
 #[derive(Debug, Default)]
 pub struct LogTail {
     lines: Arc<Mutex<VecDeque<String>>>,
+    stranded: Arc<AtomicBool>,
     reader: Option<JoinHandle<()>>,
 }
 
@@ -81,7 +83,7 @@ impl Postmaster {
 impl LogTail {
     /// Reads until the last writer has closed its end.
     fn follow(&mut self, stderr: ChildStderr) {
-        let tail = Self { lines: self.lines.clone(), reader: None };
+        let tail = Self { lines: self.lines.clone(), stranded: self.stranded.clone(), reader: None };
         self.reader = Some(tokio::spawn(async move {
             let mut reader = BufReader::with_capacity(4096, stderr);
             let mut line = Vec::new();
@@ -108,7 +110,19 @@ impl LogTail {
         }
     }
 
+    /// Whether a standby said that its primary cannot give it the WAL it needs, since this was last forgotten.
+    pub fn is_stranded(&self) -> bool {
+        self.stranded.load(Ordering::Relaxed)
+    }
+
+    pub fn forget_stranded(&self) {
+        self.stranded.store(false, Ordering::Relaxed);
+    }
+
     fn push(&self, line: &str) {
+        if says_stranded(line) {
+            self.stranded.store(true, Ordering::Relaxed);
+        }
         let mut lines = self.lines.lock().expect("no holder of this lock panics");
         if lines.len() == TAIL {
             lines.pop_front();
@@ -122,6 +136,19 @@ impl LogTail {
         errors_in(lines.iter().map(String::as_str))
             .unwrap_or_else(|| lines.iter().skip(lines.len().saturating_sub(3)).cloned().collect::<Vec<_>>().join("; "))
     }
+}
+
+/// What a standby says that its primary cannot give it the WAL it needs, because it is gone or because the two have
+/// diverged (walsender.c, walreceiver.c, xlogrecovery.c). No SQL function of either tells it.
+fn says_stranded(line: &str) -> bool {
+    const WORDS: [(&str, &str); 5] = [
+        ("could not receive data from WAL stream: ERROR:  requested WAL segment ", " has already been removed"),
+        ("could not start WAL streaming: ERROR:  requested starting point ", " is not in this server's history"),
+        ("could not start WAL streaming: ERROR:  requested starting point ", " is ahead of the WAL flush position"),
+        ("highest timeline ", " of the primary is behind recovery timeline "),
+        ("new timeline ", " forked off current database system timeline "),
+    ];
+    WORDS.iter().any(|(first, then)| line.split_once(first).is_some_and(|(_, rest)| rest.contains(then)))
 }
 
 /// The errors among PostgreSQL's log lines, with their hints, without prefixes.
@@ -153,5 +180,11 @@ mod tests {
         tail.push("2026-11-22 [7] FATAL:  could not map anonymous shared memory");
         tail.push("2026-11-22 [7] HINT:  reduce shared_buffers");
         assert_eq!(tail.words(), "could not map anonymous shared memory; reduce shared_buffers");
+        assert!(!tail.is_stranded());
+        tail.push(
+            "2026-11-22 [7] FATAL:  could not receive data from WAL stream: ERROR:  requested WAL segment \
+             000000010000000000000002 has already been removed",
+        );
+        assert!(tail.is_stranded());
     }
 }

@@ -99,18 +99,35 @@ pub fn reap_orphans() {
     }
 }
 
-/// The processes that work in `directory` or below: all of a postmaster's, whoever their parent is now.
-fn working_in(directory: &Path) -> BTreeSet<i32> {
-    let Ok(directory) = directory.canonicalize() else { return BTreeSet::new() };
-    let Ok(entries) = std::fs::read_dir("/proc") else { return BTreeSet::new() };
-    entries
-        .flatten()
-        .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|pid: &i32| {
-            let proc = Path::new("/proc").join(pid.to_string());
-            std::fs::read_link(proc.join("cwd")).is_ok_and(|cwd| cwd.starts_with(&directory)) && !is_zombie(&proc)
-        })
-        .collect()
+/// The processes that work in `directory` or below: all of a postmaster's, whoever their parent is now. An error says
+/// that it is not known whether there are any.
+fn working_in(directory: &Path) -> std::io::Result<BTreeSet<i32>> {
+    let directory = match directory.canonicalize() {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(BTreeSet::new()),
+        directory => directory?,
+    };
+    let mut found = BTreeSet::new();
+    for entry in std::fs::read_dir("/proc")? {
+        let entry = entry?;
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+        // One that is gone by now, or waits to be reaped, works nowhere.
+        let cwd = std::fs::read_link(entry.path().join("cwd"));
+        if cwd.is_ok_and(|cwd| cwd.starts_with(&directory)) && !is_zombie(&entry.path()) {
+            found.insert(pid);
+        }
+    }
+    Ok(found)
+}
+
+/// The same, asked until it is known.
+async fn surely_working_in(directory: &Path) -> BTreeSet<i32> {
+    loop {
+        match working_in(directory) {
+            Ok(found) => return found,
+            Err(error) => tracing::warn!(%error, "what runs here cannot be seen"),
+        }
+        sleep(Duration::from_millis(250)).await;
+    }
 }
 
 fn is_zombie(proc: &Path) -> bool {
@@ -124,16 +141,16 @@ fn postmaster_pid(pgdata: &Path) -> Option<i32> {
     std::fs::read_to_string(pgdata.join("postmaster.pid")).ok()?.lines().next()?.trim().parse().ok()
 }
 
-/// Whether processes of an earlier life run on this data directory.
+/// Whether processes of an earlier life run, or may run, on this data directory.
 pub fn leftovers(pgdata: &Path) -> bool {
-    !working_in(pgdata).is_empty()
+    !working_in(pgdata).is_ok_and(|found| found.is_empty())
 }
 
 /// Kills what works in a directory whose content is about to be removed, and returns when it is gone.
 pub async fn kill_below(directory: &Path) {
     loop {
         reap_orphans();
-        let running = working_in(directory);
+        let running = surely_working_in(directory).await;
         if running.is_empty() {
             return;
         }
@@ -155,7 +172,7 @@ pub async fn end_leftovers(pgdata: &Path) {
     let mut asked = None;
     loop {
         reap_orphans();
-        let running = working_in(pgdata);
+        let running = surely_working_in(pgdata).await;
         if running.is_empty() {
             break;
         }
@@ -188,7 +205,7 @@ pub async fn end_leftovers(pgdata: &Path) {
 fn remove_stale_pid_file(pgdata: &Path) {
     let Some(pid) = postmaster_pid(pgdata) else { return };
     let alive = !matches!(kill(Pid::from_raw(pid), None), Err(Errno::ESRCH));
-    if alive && !working_in(pgdata).contains(&pid) {
+    if alive && working_in(pgdata).is_ok_and(|found| !found.contains(&pid)) {
         tracing::warn!(pid, "removing postmaster.pid of an earlier boot");
         if let Err(error) = std::fs::remove_file(pgdata.join("postmaster.pid")) {
             tracing::warn!(%error, "postmaster.pid could not be removed");
@@ -198,7 +215,7 @@ fn remove_stale_pid_file(pgdata: &Path) {
 
 /// Once before Postgres is first started.
 pub fn forget_stale_pid_file(pgdata: &Path) {
-    if working_in(pgdata).is_empty() {
+    if !leftovers(pgdata) {
         remove_stale_pid_file(pgdata);
     }
 }

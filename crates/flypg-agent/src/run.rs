@@ -6,6 +6,7 @@ use std::sync::Arc;
 use flypg_core::decree::Epoch;
 use flypg_core::keys::Role;
 use flypg_core::protocol::{NodeReport, Phase, ports};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -39,14 +40,20 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let (api, numbers) = (bind(ports::API)?, bind(ports::METRICS)?);
 
     let store = open_ledger(&config)?;
+    if !processes::leftovers(&config.paths.pgdata)
+        && let Err(error) = data_dir::take_over(&config)
+    {
+        tracing::warn!(%error, "the data directory could not be given to PostgreSQL's account");
+    }
     let data = data_dir::look(&config).await.map_err(prepare("the volume"))?;
     let report = first_report(&config);
     let shared = Arc::new(Shared::new(config, store, report, data));
     let upstream = doors::bind_upstream(&shared).map_err(prepare("the way to the upstream"))?;
 
+    let rooms = doors::Rooms::within(raise_file_limit());
     for door in doors {
         let (door, listener) = door?;
-        tokio::spawn(doors::serve(door, listener, shared.clone()));
+        tokio::spawn(doors::serve(door, listener, rooms.of(door), shared.clone()));
     }
     tokio::spawn(doors::serve_upstream(upstream, shared.clone()));
     serve_http(api, numbers, &shared);
@@ -60,7 +67,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     Ok(())
 }
 
-/// A ledger that is damaged or foreign quarantines the node; one that the disk does not give ends it, to begin again.
+/// A ledger that is damaged or foreign quarantines the node; one that the disk does not give ends it, to begin again;
+/// one that only cannot be written to is tried again by the node.
 fn open_ledger(config: &Config) -> Result<Result<Store, StoreError>, RunError> {
     match Store::open(config) {
         Err(StoreError::Io { source, .. }) => Err(RunError::Prepare { what: "the ledger", source }),
@@ -70,6 +78,19 @@ fn open_ledger(config: &Config) -> Result<Result<Store, StoreError>, RunError> {
         }
         Ok(store) => Ok(Ok(store)),
     }
+}
+
+/// Lets this process open as many files as it may at all, and returns how many that is. Postgres inherits it.
+fn raise_file_limit() -> u64 {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        // More than this is never needed, and some programs walk through all they may have.
+        let most = hard.min(65_536).max(soft);
+        setrlimit(Resource::RLIMIT_NOFILE, most, hard).map(|()| most)
+    });
+    raised.unwrap_or_else(|error| {
+        tracing::warn!(%error, "the limit of open files could not be raised");
+        1024
+    })
 }
 
 fn first_report(config: &Config) -> NodeReport {
@@ -90,16 +111,8 @@ fn first_report(config: &Config) -> NodeReport {
 
 fn serve_http(api: TcpListener, numbers: TcpListener, shared: &Arc<Shared>) {
     let (for_api, for_metrics) = (shared.clone(), shared.clone());
-    tokio::spawn(async move {
-        if let Err(error) = api::serve(api, for_api).await {
-            tracing::error!(%error, "the API has ended");
-        }
-    });
-    tokio::spawn(async move {
-        if let Err(error) = metrics::serve(numbers, for_metrics).await {
-            tracing::error!(%error, "the metrics have ended");
-        }
-    });
+    tokio::spawn(api::serve(api, for_api));
+    tokio::spawn(metrics::serve(numbers, for_metrics));
 }
 
 /// SIGTERM and SIGINT end the node cleanly, SIGQUIT without a checkpoint.

@@ -21,11 +21,12 @@ use crate::config::Config;
 const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What every session of the agent says of itself. `search_path` is pinned, so that nobody can plant a function or an
-/// operator in its way; its statements are not logged, since some carry password verifiers; and none of its commits
-/// waits for a standby.
+/// operator in its way; its statements are not logged, since some carry password verifiers; none of its commits waits
+/// for a standby; and a library that cannot be loaded does not lock the agent out.
 const OPTIONS: &str = "-c search_path=pg_catalog -c log_statement=none -c log_min_duration_statement=-1 \
                        -c synchronous_commit=local -c default_transaction_read_only=off -c statement_timeout=0 \
-                       -c lock_timeout=5s -c client_min_messages=error";
+                       -c lock_timeout=5s -c client_min_messages=error -c session_preload_libraries= \
+                       -c local_preload_libraries=";
 
 #[derive(Debug)]
 pub struct Session {

@@ -1,4 +1,5 @@
-//! The ledger on disk: two files, written in turn, each replaced in one step and flushed before it is obeyed.
+//! The ledger on disk: two files, written in turn and flushed before they are obeyed. Once made, they are overwritten
+//! where they are: a full volume must not keep a node from promising anything.
 
 use std::path::PathBuf;
 use std::sync::Mutex;
@@ -11,6 +12,8 @@ use crate::config::Config;
 use crate::files;
 
 const SLOTS: [&str; 2] = ["a", "b"];
+/// A slot's file has a multiple of this many bytes, so that it rarely grows.
+const UNIT: usize = 32 * 1024;
 
 /// The ledger of this node, as it is on disk.
 #[derive(Debug)]
@@ -25,6 +28,8 @@ pub struct Store {
 struct Position {
     sequence: u64,
     next_slot: usize,
+    /// This incarnation is on disk.
+    begun: bool,
 }
 
 /// The ledger could not be brought to disk or read. The one in force is unchanged unless it says otherwise.
@@ -50,7 +55,7 @@ pub enum AcceptError {
 }
 
 impl Store {
-    /// Reads the ledger and begins the next incarnation, on disk.
+    /// Reads the ledger and begins the next incarnation: on disk, or [`begin`](Self::begin) says later.
     pub fn open(config: &Config) -> Result<Self, StoreError> {
         let directory = config.paths.ledger.clone();
         let failed = |doing| {
@@ -65,7 +70,7 @@ impl Store {
         let (ledger, position) = match found {
             None => (
                 Ledger::blank(config.cluster.clone(), config.node.clone(), config.machine.clone()),
-                Position { sequence: 0, next_slot: 0 },
+                Position { sequence: 0, next_slot: 0, begun: false },
             ),
             Some(found) => {
                 if found.damaged {
@@ -77,13 +82,20 @@ impl Store {
                         cluster: found.ledger.cluster.to_string(),
                     });
                 }
-                let position = Position { sequence: found.sequence, next_slot: found.next_slot };
+                let position = Position { sequence: found.sequence, next_slot: found.next_slot, begun: false };
                 (found.ledger.restarted(&config.machine), position)
             }
         };
         let store = Self { directory, writing: Mutex::new(position), current: Mutex::new(ledger.clone()) };
-        store.update(|_| Some(ledger))?;
+        if let Err(error) = store.begin() {
+            tracing::warn!(error = crate::words(&error), "the ledger can be read only");
+        }
         Ok(store)
+    }
+
+    /// Makes sure that this incarnation is on disk; before it is, the node does nothing else. Blocks for the disk.
+    pub fn begin(&self) -> Result<(), StoreError> {
+        self.update(|ledger| Some(ledger.clone()))
     }
 
     pub fn current(&self) -> Ledger {
@@ -109,17 +121,23 @@ impl Store {
         let mut position = self.writing.lock().expect("no holder of this lock panics");
         let now = self.current();
         let Some(next) = change(&now) else { return Ok(()) };
-        if next == now && position.sequence > 0 {
+        if next == now && position.begun {
             return Ok(());
         }
         let sequence = position.sequence + 1;
         let path = self.directory.join(SLOTS[position.next_slot]);
-        files::replace(&path, &encode(sequence, &next), None).map_err(|source| StoreError::Io {
+        let mut bytes = encode(sequence, &next);
+        bytes.resize(bytes.len().next_multiple_of(UNIT), 0);
+        let written = match files::overwrite(&path, &bytes) {
+            Ok(false) => files::replace(&path, &bytes, None),
+            written => written.map(drop),
+        };
+        written.map_err(|source| StoreError::Io {
             directory: self.directory.display().to_string(),
             doing: "written",
             source,
         })?;
-        *position = Position { sequence, next_slot: 1 - position.next_slot };
+        *position = Position { sequence, next_slot: 1 - position.next_slot, begun: true };
         *self.current.lock().expect("no holder of this lock panics") = next;
         Ok(())
     }

@@ -96,7 +96,7 @@ fn a_damaged_ledger_quarantines_the_node() {
     for slot in ["a", "b"] {
         let path = node.root.path().join("data/ledger").join(slot);
         let bytes = std::fs::read(&path).unwrap();
-        std::fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
+        std::fs::write(&path, &bytes[..120]).unwrap();
     }
     node.start();
     let report = node.until("it is quarantined", |report| matches!(report.phase, Phase::Quarantined { .. }));
@@ -197,5 +197,29 @@ async fn metrics_are_what_prometheus_expects() {
         check.stdin.take().unwrap().write_all(page.body.as_bytes()).unwrap();
         let output = check.wait_with_output().unwrap();
         assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    }
+}
+
+#[test]
+fn a_request_that_never_becomes_whole_is_cut() {
+    use std::io::Read;
+    let node = Node::started("ord-1");
+    for port in [ports::API, ports::METRICS] {
+        let mut stream = std::net::TcpStream::connect((node.address, port)).unwrap();
+        stream.set_read_timeout(Some(std::time::Duration::from_millis(500))).unwrap();
+        stream.write_all(b"GET /v1/health HTTP/1.1\r\n").unwrap();
+        let start = std::time::Instant::now();
+        let cut = loop {
+            assert!(start.elapsed().as_secs() < 40, "port {port} is patient without end");
+            // A drop at a time, so that it is never silent.
+            let sent = stream.write_all(b"x: y\r\n");
+            match stream.read(&mut [0; 256]) {
+                Ok(0) => break true,
+                Ok(_) => {}
+                Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock) && sent.is_ok() => {}
+                Err(_) => break true,
+            }
+        };
+        assert!(cut);
     }
 }

@@ -162,3 +162,49 @@ async fn a_read_goes_to_a_standby_and_survives_without_one() {
     standby.stop();
     assert_eq!(primary.value(ports::READ_ONLY, "SELECT pg_is_in_recovery()").await, "f");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_crowd_leaves_the_agent_its_own_files() {
+    let mut node = Node::new("ord-1");
+    node.open_files = Some(700);
+    node.start();
+    let system_id = node.bootstrap(&[]);
+    // Far more than there is room for, and none of them says a word.
+    let crowd: Vec<_> = (0..900).filter_map(|_| TcpStream::connect((node.address, ports::NODE)).ok()).collect();
+    assert!(crowd.len() > 700);
+    let told = node.assign_with(lead(&system_id), &[(&node, PeerRole::Primary)], &[("work_mem", "17MB")]);
+    assert_eq!(told.status, 200, "{}", told.body);
+    node.until("it has read them", |report| {
+        report.postgres.as_ref().is_some_and(|postgres| postgres.parameters.contains_key("work_mem"))
+    });
+    kill(Pid::from_raw(node.postmaster_pid()), Signal::SIGKILL).unwrap();
+    node.until("it runs again", |report| is_primary(report) && report.crashes == 1);
+    // One who comes now is told, in words.
+    let error = node.connect(ports::NODE).await.unwrap_err();
+    assert!(error.code().is_none_or(|code| *code == SqlState::TOO_MANY_CONNECTIONS), "{error:?}");
+    drop(crowd);
+    eventually("there is room again", || async { node.connect(ports::NODE).await.is_ok() }).await;
+    assert!(!node.log().contains("Too many open files"), "{}", node.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn connections_that_come_and_go_leave_nothing_behind() {
+    let (primary, standby, _) = pair();
+    let files = |node: &Node| std::fs::read_dir(format!("/proc/{}/fd", node.agent_pid())).unwrap().count();
+    standby.value(ports::READ_WRITE, "SELECT 1").await;
+    let before = (files(&primary), files(&standby));
+    for n in 0..60 {
+        // In turn: a good session, a password that is wrong, a client that leaves in the middle of its first packet.
+        match n % 3 {
+            0 => drop(standby.value(ports::READ_WRITE, "SELECT 1").await),
+            1 => drop(standby.connect_as(ports::READ_WRITE, "postgres", "wrong").await),
+            _ => TcpStream::connect((standby.address, ports::READ_WRITE)).unwrap().write_all(&[0, 0, 0]).unwrap(),
+        }
+    }
+    eventually("all are closed", || async {
+        let page = http((standby.address, ports::METRICS).into(), "GET", "/metrics", "", None).unwrap();
+        let none_open = page.body.contains("flypg_agent_connections{door=\"read_write\"} 0");
+        none_open && files(&primary) <= before.0 + 2 && files(&standby) <= before.1 + 2
+    })
+    .await;
+}

@@ -113,3 +113,54 @@ async fn a_clean_stop_is_clean() {
     primary.until("it leads again", is_primary);
     standby.until("it streams again", streams);
 }
+
+/// A hundred clients: idle, in a transaction, copying, writing.
+async fn crowd(node: &Node) -> Vec<tokio_postgres::Client> {
+    let mut clients = Vec::new();
+    for n in 0..100 {
+        let client = node.connect(ports::READ_WRITE).await.unwrap();
+        match n % 4 {
+            0 => {}
+            1 => client.batch_execute("BEGIN; INSERT INTO t VALUES (1)").await.unwrap(),
+            2 => drop(client.copy_in::<_, &[u8]>("COPY t FROM STDIN").await.unwrap()),
+            _ => client.batch_execute("INSERT INTO t SELECT 1; LISTEN x").await.unwrap(),
+        }
+        clients.push(client);
+    }
+    clients
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_is_clean_however_busy_the_node_is() {
+    let (mut primary, standby, _) = pair();
+    primary.value(ports::NODE, "CREATE TABLE t (n int)").await;
+    let clients = crowd(&primary).await;
+    let writer = primary.connect(ports::READ_WRITE).await.unwrap();
+    let writing = tokio::spawn(async move { while writer.batch_execute("INSERT INTO t VALUES (2)").await.is_ok() {} });
+    // Twice, as an impatient person does.
+    primary.signal_agent(Signal::SIGTERM);
+    primary.signal_agent(Signal::SIGTERM);
+    let started = std::time::Instant::now();
+    assert_eq!(primary.wait_for_end(), 0);
+    assert!(started.elapsed() < Duration::from_secs(30), "{:?}", started.elapsed());
+    assert_eq!(control_state(&primary), "shut down");
+    assert_eq!(primary.processes(), Vec::<String>::new());
+    writing.await.unwrap();
+    drop(clients);
+    drop(standby);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn sigquit_ends_at_once_even_after_sigterm() {
+    let mut node = Node::started("ord-1");
+    node.bootstrap(&[]);
+    node.value(ports::NODE, "CREATE TABLE t (n int)").await;
+    let _clients = crowd(&node).await;
+    node.signal_agent(Signal::SIGTERM);
+    node.signal_agent(Signal::SIGQUIT);
+    assert_eq!(node.wait_for_end(), 0);
+    assert_eq!(node.processes(), Vec::<String>::new());
+    node.start();
+    assert_eq!(node.until("it runs", is_primary).crashes, 0);
+    assert_ne!(node.value(ports::NODE, "SELECT count(*) FROM t").await, "0");
+}

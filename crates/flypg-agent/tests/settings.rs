@@ -72,12 +72,12 @@ async fn bad_parameters_are_reported_and_never_keep_postgres_down() {
     node.until("it waits", |r| obeys(r, &good) && !postgres(r).pending_restart.is_empty());
     node.call("POST", "/v1/restart", "");
     node.until("it runs with it", |r| obeys(r, &good) && postgres(r).pending_restart.is_empty());
-    let fatal = [("max_connections", "140"), ("shared_preload_libraries", "no_such_library")];
+    let fatal = [("max_connections", "140"), ("shared_preload_libraries", "/etc/passwd")];
     assert_eq!(node.assign_with(lead(&system_id), &me, &fatal).status, 200);
     node.until("it waits", |r| obeys(r, &fatal) && !postgres(r).pending_restart.is_empty());
     node.call("POST", "/v1/restart", "");
     let report = node.until("it runs without it", |r| is_primary(r) && !postgres(r).rejected.is_empty());
-    assert!(postgres(&report).rejected["shared_preload_libraries"].contains("no_such_library"));
+    assert!(postgres(&report).rejected["shared_preload_libraries"].contains("/etc/passwd"));
     assert_eq!(report.crashes, 0, "a refused parameter is no crash");
     assert_eq!(node.value(ports::NODE, "SHOW max_connections").await, "140");
 
@@ -154,10 +154,46 @@ async fn the_roles_passwords_are_those_of_the_key() {
 async fn a_standby_falls_back_too() {
     let (primary, standby, system_id) = pair();
     let peers = [(&primary, PeerRole::Primary), (&standby, PeerRole::Standby)];
-    let fatal = [("shared_preload_libraries", "no_such_library")];
+    let fatal = [("shared_preload_libraries", "/etc/passwd")];
     assert_eq!(standby.assign_with(follow(&primary, &system_id), &peers, &fatal).status, 200);
     standby.until("it waits", |r| streams(r) && !postgres(r).pending_restart.is_empty());
     standby.call("POST", "/v1/restart", "");
     let report = standby.until("it runs without it", |r| streams(r) && !postgres(r).rejected.is_empty());
+    assert!(postgres(&report).rejected["shared_preload_libraries"].contains("/etc/passwd"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_library_that_is_not_here_locks_nobody_out_and_heals() {
+    let node = Node::started("ord-1");
+    let system_id = node.bootstrap(&[]);
+    let me = [(&node, PeerRole::Primary)];
+    // Taken up by the next session; every session would end with it.
+    let missing = [("session_preload_libraries", "auto_explain, nonsense"), ("work_mem", "19MB")];
+    assert_eq!(node.assign_with(lead(&system_id), &me, &missing).status, 200);
+    let report = node.until("it has read them", |report| obeys(report, &missing));
+    assert!(postgres(&report).rejected["session_preload_libraries"].contains("\"nonsense\""), "{report:?}");
+    assert_eq!(node.value(ports::NODE, "SHOW work_mem").await, "19MB");
+    let good = [("session_preload_libraries", "auto_explain"), ("work_mem", "19MB")];
+    assert_eq!(node.assign_with(lead(&system_id), &me, &good).status, 200);
+    node.until("it has healed", |report| obeys(report, &good) && postgres(report).rejected.is_empty());
+    assert_eq!(node.value(ports::NODE, "SHOW session_preload_libraries").await, "auto_explain");
+
+    // Not tried at the cost of a restart.
+    let shared = [("shared_preload_libraries", "no_such_library")];
+    assert_eq!(node.assign_with(lead(&system_id), &me, &shared).status, 200);
+    let report = node.until("it has read them", |report| obeys(report, &shared));
     assert!(postgres(&report).rejected["shared_preload_libraries"].contains("no_such_library"));
+    assert_eq!(postgres(&report).pending_restart, Vec::<String>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn more_memory_than_there_is_keeps_nothing_down() {
+    let node = Node::started("ord-1");
+    let system_id = node.bootstrap(&[]);
+    let too_much = [("shared_buffers", "7000GB")];
+    assert_eq!(node.assign_with(lead(&system_id), &[(&node, PeerRole::Primary)], &too_much).status, 200);
+    node.until("it waits", |r| obeys(r, &too_much) && !postgres(r).pending_restart.is_empty());
+    node.call("POST", "/v1/restart", "");
+    let report = node.until("it runs without it", |r| is_primary(r) && !postgres(r).rejected.is_empty());
+    assert!(postgres(&report).rejected["shared_buffers"].contains("shared memory"), "{report:?}");
 }

@@ -213,6 +213,13 @@ impl Ledger {
         };
         Some(Ledger { role, system_id: Some(system_id.clone()), ..self.clone() })
     }
+
+    /// The ledger of a replica whose copy is of no use any more and is to be made anew. `None` for every other role.
+    pub fn given_up(&self) -> Option<Ledger> {
+        let LedgerRole::Replica { upstream, epoch } = &self.role else { return None };
+        let role = LedgerRole::Cloning { upstream: upstream.clone(), epoch: *epoch };
+        Some(Ledger { role, ..self.clone() })
+    }
 }
 
 impl std::fmt::Display for LedgerRole {

@@ -1,6 +1,7 @@
 //! What one node does about its own Postgres.
 
 mod step;
+mod stranded;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -9,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 pub use step::next;
+pub use stranded::{Position, PrimarySeen, REMAKE_WINDOW, Stranded};
 
 use crate::Timestamp;
 use crate::decree::SystemId;
@@ -30,6 +32,11 @@ pub struct Local {
     pub roles_ensured: bool,
     /// Physical replication slots of ours on this node and whether a walsender uses each; `None` while unknown.
     pub slots: Option<BTreeMap<String, SlotSeen>>,
+    /// This standby does not stream, as its primary cannot give it the WAL it needs.
+    pub stranded: Option<Stranded>,
+    /// When attempts at another copy for a stranded standby were last begun, oldest first; older ones than
+    /// [`REMAKE_WINDOW`] do not matter.
+    pub remakes: Vec<Timestamp>,
     /// Somebody asked for a restart of Postgres.
     pub restart_ordered: bool,
     /// The agent is to end, and Postgres with it.
@@ -48,6 +55,8 @@ impl Local {
             settings: SettingsSeen::Stale,
             roles_ensured: false,
             slots: None,
+            stranded: None,
+            remakes: Vec::new(),
             restart_ordered: false,
             stopping: false,
         }
@@ -121,6 +130,11 @@ pub enum NodeStep {
     Wait {
         until: Timestamp,
     },
+    /// Nothing until `until`; Postgres is left as it is, and cannot do what it should.
+    Hold {
+        why: String,
+        until: Timestamp,
+    },
     /// Do not touch the data, and say so.
     Quarantine {
         why: String,
@@ -131,6 +145,18 @@ pub enum NodeStep {
     },
     /// Copy the data directory of `from`.
     Clone {
+        from: NodeName,
+    },
+    /// Ask the primary of a stranded standby where it stands.
+    AskPrimary {
+        primary: NodeName,
+    },
+    /// Stop Postgres, copy the data directory of `from` beside this one, and put it in its place when it is whole.
+    CloneBeside {
+        from: NodeName,
+    },
+    /// Stop Postgres and set this copy aside to be removed, as there is no room for two; then clone `from`.
+    GiveUpCopy {
         from: NodeName,
     },
     /// Remove data that were in the making and were not finished.

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use tokio_postgres::error::SqlState;
+
 use super::{Kind, Page};
 use crate::shared::Shared;
 use crate::sql::{Session, SqlError};
@@ -216,7 +218,14 @@ async fn ask(shared: &Shared) -> Option<Vec<(&'static View, Vec<Row>)>> {
         let session = Session::connect(&shared.config).await?;
         let mut answers = Vec::new();
         for view in VIEWS.iter().filter(|view| view.majors.contains(&shared.config.major)) {
-            answers.push((view, session.rows(view.statement).await?));
+            match session.rows(view.statement).await {
+                Ok(rows) => answers.push((view, rows)),
+                // Postgres answers, so it is up: a database may have been dropped while its size was taken.
+                Err(error) if error.code().is_some_and(|code| *code != SqlState::ADMIN_SHUTDOWN) => {
+                    tracing::warn!(view = view.prefix, error = crate::words(&error), "left out of the metrics");
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok::<_, SqlError>(answers)
     };

@@ -48,6 +48,8 @@ pub struct Node {
     pub bin: Option<PathBuf>,
     pub machine: String,
     pub memory_mb: u64,
+    /// Open files that the agent may have; as many as this test may where it is absent.
+    pub open_files: Option<u32>,
     agent: Option<Child>,
 }
 
@@ -69,6 +71,7 @@ impl Node {
             bin: None,
             machine: format!("machine-{name}"),
             memory_mb: 512,
+            open_files: None,
             agent: None,
         }
     }
@@ -89,7 +92,15 @@ impl Node {
     }
 
     pub fn command(&self, subcommand: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_flypg-agent"));
+        let agent = env!("CARGO_BIN_EXE_flypg-agent");
+        let mut command = match self.open_files {
+            None => Command::new(agent),
+            Some(most) => {
+                let mut prlimit = Command::new("prlimit");
+                prlimit.arg(format!("--nofile={most}:{most}")).arg(agent);
+                prlimit
+            }
+        };
         command.arg(subcommand);
         command.env("FLY_EMULATOR_ROOT", self.root.path()).env("FLY_PRIVATE_IP", self.address.to_string());
         command.env("FLY_MACHINE_ID", &self.machine).env("FLY_VM_MEMORY_MB", self.memory_mb.to_string());
@@ -273,6 +284,46 @@ impl Node {
             }
         }
         found
+    }
+}
+
+/// A volume of its own size, mounted where `node` has its volume; unmounted when this goes.
+pub struct SmallVolume(PathBuf);
+
+impl SmallVolume {
+    /// `None`, loudly, where nothing may be mounted. Before the node is started.
+    pub fn below(node: &Node, mb: u32) -> Option<Self> {
+        let data = node.root.path().join("data");
+        std::fs::create_dir_all(&data).unwrap();
+        let size = format!("size={mb}m,mode=0755");
+        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", &size, "tmpfs"]).arg(&data).output();
+        if !mount.is_ok_and(|mount| mount.status.success()) {
+            eprintln!("SKIPPED: no file system can be mounted here (root can), so no small volume was tried");
+            return None;
+        }
+        Some(Self(data))
+    }
+
+    /// Writes until nothing more goes on it.
+    pub fn fill(&self) {
+        let mut file = std::fs::File::create(self.0.join("filler")).unwrap();
+        while file.write_all(&[1; 4096]).is_ok() {}
+    }
+
+    pub fn empty(&self) {
+        std::fs::remove_file(self.0.join("filler")).unwrap();
+    }
+
+    pub fn remount(&self, how: &str) {
+        let done = Command::new("mount").args(["-o", &format!("remount,{how}")]).arg(&self.0).status().unwrap();
+        assert!(done.success());
+    }
+}
+
+impl Drop for SmallVolume {
+    fn drop(&mut self) {
+        // Whatever is still open there goes with its process.
+        let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
     }
 }
 

@@ -1,7 +1,7 @@
 //! The ledger's two slots on disk. Each write goes to the older slot, so that a torn write leaves the newer one.
 //!
 //! A slot is: 8 bytes of magic, the sequence number and the payload's length (u64, big-endian), the SHA-256 of
-//! sequence number, length and payload, and the payload (JSON).
+//! sequence number, length and payload, and the payload (JSON). What follows it does not count.
 
 use sha2::{Digest, Sha256};
 
@@ -75,7 +75,8 @@ fn decode(bytes: &[u8]) -> Result<(u64, Ledger), SlotError> {
         return Err(SlotError::NotALedger);
     }
     let (sequence, length) = (word(8), word(16));
-    if payload.len() as u64 != length || header[24..] != checksum(sequence, length, payload) {
+    let payload = usize::try_from(length).ok().and_then(|length| payload.get(..length)).ok_or(SlotError::Damaged)?;
+    if header[24..] != checksum(sequence, length, payload) {
         return Err(SlotError::Damaged);
     }
     Ok((sequence, serde_json::from_slice(payload).map_err(SlotError::Unknown)?))

@@ -44,7 +44,13 @@ pub fn next(ledger: &Ledger, local: &Local, now: Timestamp) -> NodeStep {
                     NodeStep::RecordMade { system_id: system_id.clone() }
                 }
                 (LedgerRole::Primary { .. }, Some(told)) => run(told, local, false, now),
-                (LedgerRole::Replica { .. }, Some(told)) => run(told, local, true, now),
+                (LedgerRole::Replica { upstream, .. }, Some(told)) => match run(told, local, true, now) {
+                    NodeStep::Nothing if local.postmaster == Postmaster::Up => match &local.stranded {
+                        Some(found) => stranded::next(upstream, ledger.system_id.as_ref(), found, &local.remakes, now),
+                        None => NodeStep::Nothing,
+                    },
+                    step => step,
+                },
                 // Nothing that this node was told on this Machine lets Postgres run.
                 (_, None) | (LedgerRole::Blank, _) => stop_if_up(local),
             }
@@ -181,6 +187,6 @@ pub(super) fn restart_at(crashes: &[Timestamp], now: Timestamp) -> Timestamp {
     }
 }
 
-fn after(at: Timestamp, wait: Duration) -> Timestamp {
+pub(super) fn after(at: Timestamp, wait: Duration) -> Timestamp {
     at.checked_add(wait).unwrap_or(Timestamp::MAX)
 }

@@ -53,6 +53,32 @@ fn replica() -> Ledger {
     ledger.accept(&told("ord-2", task), &DataDir::Blank).unwrap()
 }
 
+const PRIMARY_AT: u64 = u64::MAX / 2;
+
+fn stranded_at(room: bool, lsn: u64) -> Stranded {
+    let position = |lsn| Position { timeline: 1, lsn: crate::protocol::Lsn(lsn) };
+    let seen = PrimarySeen { system_id: system(), at: position(PRIMARY_AT), ended: vec![], keeps_wal: true };
+    Stranded { own: position(lsn), room, asked: Some((at(0), Ok(seen))) }
+}
+
+#[test]
+fn a_stranded_standby_is_copied_again_only_while_it_runs_and_follows() {
+    let ledger = replica().made(&system()).unwrap();
+    let from: NodeName = "ord-1".parse().unwrap();
+    let mut local = Local { stranded: Some(stranded_at(true, 5)), ..up(complete(true, by_clone())) };
+    assert_eq!(next(&ledger, &local, at(0)), NodeStep::CloneBeside { from: from.clone() });
+    local.stranded = Some(stranded_at(false, 5));
+    assert_eq!(next(&ledger, &local, at(0)), NodeStep::GiveUpCopy { from: from.clone() });
+    // Given up, it is what a new node is; cut short before the data were set aside, nothing has happened.
+    let given_up = ledger.given_up().unwrap();
+    let down = |data| Local { settings: SettingsSeen::Written, ..Local::fresh(15, data) };
+    assert_eq!(next(&given_up, &down(complete(true, by_clone())), at(0)), NodeStep::RecordMade { system_id: system() });
+    assert_eq!(given_up.made(&system()).unwrap(), ledger);
+    assert_eq!(next(&given_up, &down(DataDir::Unfinished(by_clone())), at(0)), NodeStep::RemoveUnfinished);
+    assert_eq!(next(&given_up, &down(DataDir::Blank), at(0)), NodeStep::Clone { from });
+    assert_eq!(primary().made(&system()).unwrap().given_up(), None);
+}
+
 fn up(data: DataDir) -> Local {
     Local { postmaster: Postmaster::Up, settings: SettingsSeen::Loaded, ..Local::fresh(15, data) }
 }
@@ -206,6 +232,7 @@ proptest! {
         ],
         settings in prop_oneof![Just(SettingsSeen::Stale), Just(SettingsSeen::Written), Just(SettingsSeen::Loaded)],
         flags in any::<(bool, bool, bool)>(),
+        stranded in proptest::option::of(any::<(bool, u64)>()),
     ) {
         let blank = Ledger::blank("orders-db".parse().unwrap(), "ord-1".parse().unwrap(), "m1".to_owned());
         let ledger = match which {
@@ -218,6 +245,7 @@ proptest! {
         let (roles_ensured, restart_ordered, stopping) = flags;
         let local = Local {
             postmaster, settings, roles_ensured, restart_ordered, stopping, slots: None,
+            stranded: stranded.map(|(room, lsn)| stranded_at(room, lsn)),
             ..Local::fresh(15, data.clone())
         };
         let step = next(&ledger, &local, at(0));
@@ -231,6 +259,14 @@ proptest! {
             }
             (NodeStep::StartPostgres { .. }, other) => prop_assert!(false, "started on {other:?}"),
             (NodeStep::Initdb { .. } | NodeStep::Clone { .. }, data) => prop_assert_eq!(data, &DataDir::Blank),
+            (NodeStep::CloneBeside { .. } | NodeStep::GiveUpCopy { .. }, DataDir::Complete { system_id, .. }) => {
+                prop_assert!(matches!(ledger.role, LedgerRole::Replica { .. }), "{}", ledger.role);
+                prop_assert_eq!((system_id, postmaster), (&system(), Postmaster::Up));
+                prop_assert!(stranded.is_some_and(|(_, lsn)| lsn <= PRIMARY_AT));
+            }
+            (NodeStep::CloneBeside { .. } | NodeStep::GiveUpCopy { .. }, other) => {
+                prop_assert!(false, "given away: {other:?}");
+            }
             (NodeStep::RemoveUnfinished, data) => {
                 let unfinished = matches!(data, DataDir::Unfinished(_));
                 prop_assert!(unfinished);
