@@ -1,7 +1,7 @@
 //! What happens to a cluster without anybody asking for it.
 
 use expect_test::expect;
-use flypg_core::decree::SystemId;
+use flypg_core::decree::{Epoch, SystemId};
 use flypg_core::observed::{Seen, Unknown};
 use flypg_core::protocol::Phase;
 
@@ -299,6 +299,24 @@ fn nothing_begins_where_our_key_is_not_accepted() {
 
               held
                 ! ord-1: until ord-1 accepts our key: the cluster was made with another master key, so use its state directory (--state) or FLYPG_MASTER_KEY
+
+            plan again: held
+        "#]],
+    );
+}
+
+/// As after a restore of the state directory, or beside a controller that has one of its own.
+#[test]
+fn nothing_is_done_by_a_record_that_was_overtaken() {
+    check(
+        Scenario::running("development").edit(|spec| spec.primary.nodes = 2).happens(|world| {
+            world.report("ord-1").promised = Epoch(1001);
+        }),
+        expect![[r#"
+            notes-dev: unknown
+
+              held
+                ! everything: until our record is that of the cluster again: it says epoch 1, and ord-1 obeys epoch 1001. Another controller has taken the cluster over, or the state directory is an old copy: use the newer one, or move this one's flypg.db away to learn from the nodes
 
             plan again: held
         "#]],

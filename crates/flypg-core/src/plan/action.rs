@@ -376,6 +376,9 @@ pub enum Until {
     AppIsOurs { app: ClusterName },
     /// Its agent has another key than ours: the cluster was made with another master key.
     KeyAccepted { node: NodeName },
+    /// A node has promised to obey a later record than ours: another controller took the cluster over, or ours is an
+    /// old copy.
+    RecordCurrent { node: NodeName, ours: crate::decree::Epoch, promised: crate::decree::Epoch },
     /// The token may not see it, or it belongs to another organisation.
     Permitted { what: Subject, error: String },
     /// The app belongs to another organisation than the file says.

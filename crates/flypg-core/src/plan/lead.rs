@@ -49,6 +49,14 @@ pub(super) fn decide(
     }
 }
 
+/// A node obeys a later record than this one: whoever wrote that decides, and no plan of ours may cross it.
+pub(super) fn overtaken(census: &Census<'_>, record: Option<&Decree>) -> Option<Until> {
+    let ours = record?.epoch;
+    let later = census.nodes.iter().filter_map(|(name, node)| Some((name, node.report()?.promised)));
+    let (node, promised) = later.max_by_key(|(_, promised)| *promised).filter(|(_, promised)| *promised > ours)?;
+    Some(Until::RecordCurrent { node: node.clone(), ours, promised })
+}
+
 /// There is no record: either nothing was ever begun, or it was lost. Whatever may hold data must be accounted for
 /// before either is believed.
 fn begin(

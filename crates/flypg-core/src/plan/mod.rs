@@ -63,6 +63,10 @@ pub fn plan(spec: &ClusterSpec, observed: &Observed, now: Timestamp) -> Plan {
         return draft.finish(Verdict::Unknown);
     }
 
+    if let Some(until) = lead::overtaken(&census, record.as_ref()) {
+        draft.hold(Work::Everything, until);
+        return draft.finish(Verdict::Unknown);
+    }
     let membership = Membership::of(spec, &census, record.as_ref());
     let (verdict, decree) = lead::decide(&mut draft, spec, &census, &membership, record.as_ref(), now);
     let decided = decree.as_ref() != record.as_ref();

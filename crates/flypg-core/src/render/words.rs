@@ -166,6 +166,11 @@ pub fn until(until: &Until) -> String {
             "{node} accepts our key: the cluster was made with another master key, so use its state directory (--state) \
              or FLYPG_MASTER_KEY"
         ),
+        Until::RecordCurrent { node, ours, promised } => format!(
+            "our record is that of the cluster again: it says epoch {ours}, and {node} obeys epoch {promised}. Another \
+             controller has taken the cluster over, or the state directory is an old copy: use the newer one, or move \
+             this one's flypg.db away to learn from the nodes"
+        ),
         Until::Ready { node, progress } => format!("{node} is ready ({})", self::progress(progress)),
         Until::Bootstrapped { node } => format!("{node} has made the cluster's data"),
         Until::ParametersRead { node } => format!("{node} has read its parameters"),
