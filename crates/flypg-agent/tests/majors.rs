@@ -38,6 +38,8 @@ async fn lives(major: u32) {
     assert_eq!(alter.is_err(), major >= 17, "{alter:?}");
     let page = http((primary.address, ports::METRICS).into(), "GET", "/metrics", "", None).unwrap().body;
     assert!(page.contains("\npg_up 1\n") && page.contains("pg_stat_replication_pg_wal_lsn_diff{"), "{page}");
+    strand(&primary, &mut standby, &system_id).await;
+    comes_back(&primary, &mut standby, &system_id).await;
     assert_eq!(standby.stop(), 0);
     assert_eq!(primary.stop(), 0);
     assert_eq!(control_state(&primary), "shut down");

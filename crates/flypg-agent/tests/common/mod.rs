@@ -406,6 +406,38 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl Fn
     }
 }
 
+/// As little WAL as Postgres can be told to keep.
+pub const LITTLE: [(&str, &str); 2] = [("max_wal_size", "32MB"), ("min_wal_size", "32MB")];
+
+/// Takes the standby's slot from it while it is away, and writes until the WAL that it needs next is gone.
+pub async fn strand(primary: &Node, standby: &mut Node, system_id: &SystemId) {
+    assert_eq!(standby.stop(), 0);
+    assert_eq!(primary.assign_with(lead(system_id), &[(primary, PeerRole::Primary)], &LITTLE).status, 200);
+    eventually("its slot is dropped", || async {
+        primary.value(ports::NODE, "SELECT count(*) FROM pg_replication_slots").await == "0"
+    })
+    .await;
+    let needed = primary.value(ports::NODE, "SELECT pg_walfile_name(pg_current_wal_lsn())").await;
+    eventually("the WAL it needs is gone", || async {
+        primary.value(ports::NODE, "INSERT INTO t VALUES (1); SELECT pg_switch_wal(); CHECKPOINT; SELECT 1").await;
+        primary.value(ports::NODE, "SELECT min(name) FROM pg_ls_waldir() WHERE name ~ '^[0-9A-F]{24}$'").await > needed
+    })
+    .await;
+}
+
+/// A stranded standby's agent starts, makes another copy, and streams.
+pub async fn comes_back(primary: &Node, standby: &mut Node, system_id: &SystemId) {
+    let peers = [(primary, PeerRole::Primary), (&*standby, PeerRole::Joining)];
+    assert_eq!(primary.assign_with(lead(system_id), &peers, &LITTLE).status, 200);
+    standby.start();
+    standby.until("another copy is being made", |report| matches!(report.phase, Phase::Cloning { .. }));
+    standby.until("it streams", streams);
+    let rows = primary.value(ports::NODE, "SELECT count(*) FROM t").await;
+    eventually("the rows are on it", || async { standby.value(ports::NODE, "SELECT count(*) FROM t").await == rows })
+        .await;
+    assert!(!exists(&standby.root.path().join("data/making")));
+}
+
 pub fn program(node: &Node, name: &str) -> PathBuf {
     node.bin.clone().unwrap_or_else(|| PathBuf::from(format!("/usr/lib/postgresql/{}/bin", node.major))).join(name)
 }
