@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flypg_core::Timestamp;
 use flypg_core::ledger::{Ledger, LedgerRole};
-use flypg_core::node::{DataDir, Local, NodeStep, Origin, REMAKE_WINDOW, next};
+use flypg_core::node::{DataDir, HOPEFUL_CLONES, Local, NodeStep, Origin, REMAKE_WINDOW, next};
 use flypg_core::protocol::Phase;
 use nix::sys::signal::Signal;
 use tokio::sync::watch;
@@ -275,6 +275,10 @@ impl Node {
             Err(error) => {
                 let words = crate::words(&error);
                 tracing::warn!(error = words, "not made");
+                if progress.is_none_or(|progress| progress.borrow().0 == 0) {
+                    // It cost nobody anything, so it is tried again soon.
+                    self.failed_makes.truncate(HOPEFUL_CLONES - 2);
+                }
                 self.failed_makes.push(Timestamp::now());
                 self.no_room |= matches!(step, NodeStep::CloneBeside { .. }) && error.needs_room();
                 self.why = Some(words);

@@ -11,7 +11,7 @@ use flypg_core::ledger::{Ledger, LedgerRole};
 use flypg_core::node::{
     CRASH_WINDOW, DataDir, Local, NodeStep, Origin, Position, Postmaster as Seen, PrimarySeen, Stranded, next,
 };
-use flypg_core::protocol::{Disk, PgReport, PgRole, Phase};
+use flypg_core::protocol::{Assignment, Disk, PgReport, PgRole, Phase};
 use flypg_core::settings;
 use nix::sys::statvfs::statvfs;
 use tokio::time::Instant;
@@ -46,6 +46,8 @@ pub struct Node {
     pub(crate) crashes: Vec<Timestamp>,
     pub(crate) crash_count: u32,
     pub(crate) failed_makes: Vec<Timestamp>,
+    /// The assignment under which those failed.
+    told: Option<Assignment>,
     /// When another copy was begun for a standby that could not go on.
     pub(crate) remakes: Vec<Timestamp>,
     /// When the primary of a standby that cannot go on was last asked, and its answer.
@@ -86,6 +88,7 @@ impl Node {
             crashes: Vec::new(),
             crash_count: 0,
             failed_makes: Vec::new(),
+            told: None,
             remakes: Vec::new(),
             asked: None,
             copy_size: u64::MAX,
@@ -113,6 +116,11 @@ impl Node {
         loop {
             self.look().await;
             let ledger = self.shared.ledger();
+            if self.told != ledger.assignment {
+                // What failed under another assignment may succeed under this one.
+                self.told.clone_from(&ledger.assignment);
+                self.failed_makes.clear();
+            }
             let local = self.local(&ledger);
             let now = Timestamp::now();
             let step = match &self.shared.store {

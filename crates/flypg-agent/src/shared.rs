@@ -86,9 +86,10 @@ impl Shared {
 
     /// Routes and promises that follow from the ledger, without waiting for the next look.
     pub fn follow_ledger(&self) {
-        let ledger = self.ledger();
-        self.routes.send_modify(|routes| *routes = routes.next(&ledger));
+        // Read while the value is held: two who do this at once leave behind what the later ledger says.
+        self.routes.send_modify(|routes| *routes = routes.next(&self.ledger()));
         self.publish(|report| {
+            let ledger = self.ledger();
             report.incarnation = ledger.incarnation;
             report.promised = ledger.promised;
             report.assignment = ledger.assignment.as_ref().map(Assignment::digest);

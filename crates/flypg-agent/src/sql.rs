@@ -1,7 +1,6 @@
 //! The agent's own session with this node's Postgres, and what it asks through it.
 
 use std::collections::BTreeMap;
-use std::path::Path;
 use std::time::Duration;
 
 use flypg_core::decree::SystemId;
@@ -22,11 +21,13 @@ const PATIENCE: Duration = Duration::from_secs(3);
 
 /// What every session of the agent says of itself. `search_path` is pinned, so that nobody can plant a function or an
 /// operator in its way; its statements are not logged, since some carry password verifiers; none of its commits waits
-/// for a standby; and a library that cannot be loaded does not lock the agent out.
+/// for a standby; and neither a library that cannot be loaded nor a limit on idle sessions locks the agent out.
 const OPTIONS: &str = "-c search_path=pg_catalog -c log_statement=none -c log_min_duration_statement=-1 \
                        -c synchronous_commit=local -c default_transaction_read_only=off -c statement_timeout=0 \
                        -c lock_timeout=5s -c client_min_messages=error -c session_preload_libraries= \
-                       -c local_preload_libraries=";
+                       -c local_preload_libraries= -c idle_session_timeout=0";
+/// The same for what came with PostgreSQL 17: a trigger on logins may fail too.
+const OPTIONS_FROM_17: &str = " -c event_triggers=off -c transaction_timeout=0";
 
 #[derive(Debug)]
 pub struct Session {
@@ -137,15 +138,12 @@ impl Session {
     }
 
     pub async fn connect_as(config: &Config, role: Role, database: &str) -> Result<Self, SqlError> {
-        Self::open(&config.paths.socket, role.name(), &config.key.password(role), database).await
-    }
-
-    async fn open(socket: &Path, user: &str, password: &str, database: &str) -> Result<Self, SqlError> {
         let mut to = tokio_postgres::Config::new();
-        to.host_path(socket).port(5432).user(user).password(password).dbname(database);
-        to.application_name("flypg-agent").connect_timeout(PATIENCE);
-        if user == Role::Agent.name() {
-            to.options(OPTIONS);
+        to.host_path(&config.paths.socket).port(5432).user(role.name()).password(config.key.password(role));
+        to.dbname(database).application_name("flypg-agent").connect_timeout(PATIENCE);
+        if role == Role::Agent {
+            let since_17 = if config.major >= 17 { OPTIONS_FROM_17 } else { "" };
+            to.options(format!("{OPTIONS}{since_17}"));
         }
         let (client, connection) =
             timeout(PATIENCE, to.connect(NoTls)).await.map_err(|_| SqlError::TooSlow(PATIENCE))??;

@@ -190,8 +190,12 @@ pub const CRASH_WINDOW: Duration = Duration::from_secs(600);
 pub const QUICK_RESTARTS: usize = 3;
 /// The longest wait before Postgres is started again.
 pub const LONGEST_RESTART_WAIT: Duration = Duration::from_secs(30);
-/// The longest wait before a clone is tried again.
+/// The longest wait before a clone is tried again, at first.
 pub const LONGEST_CLONE_WAIT: Duration = Duration::from_secs(10);
+/// So many clones in a row that failed are about something that lasts, such as a volume that is too small.
+pub const HOPEFUL_CLONES: usize = 12;
+/// The longest wait after that: each attempt may copy nearly everything, at the primary's cost.
+pub const LONGEST_HOPELESS_WAIT: Duration = Duration::from_secs(300);
 
 impl fmt::Display for DataDir {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -167,8 +167,11 @@ fn stop_if_up(local: &Local) -> NodeStep {
 fn unless_failing(local: &Local, now: Timestamp, step: NodeStep) -> NodeStep {
     let Some(last) = local.failed_makes.last() else { return step };
     // 0.2 s, doubled each time: the slot of a new node appears on its primary within a second.
-    let doublings = u32::try_from(local.failed_makes.len() - 1).unwrap_or(u32::MAX).min(16);
-    let wait = (Duration::from_millis(200) * 2u32.pow(doublings)).min(LONGEST_CLONE_WAIT);
+    let doubled = |times: usize| 2u32.pow(u32::try_from(times).unwrap_or(u32::MAX).min(16));
+    let wait = match local.failed_makes.len().checked_sub(HOPEFUL_CLONES) {
+        None => (Duration::from_millis(200) * doubled(local.failed_makes.len() - 1)).min(LONGEST_CLONE_WAIT),
+        Some(more) => (LONGEST_CLONE_WAIT * doubled(more)).min(LONGEST_HOPELESS_WAIT),
+    };
     let until = after(*last, wait);
     if until > now { NodeStep::Wait { until } } else { step }
 }

@@ -167,8 +167,10 @@ fn a_failed_clone_is_tried_again_with_growing_waits() {
     let until = at(0).checked_add(Duration::from_millis(200)).unwrap();
     assert_eq!(next(&ledger, &local, at(0)), NodeStep::Wait { until });
     assert!(matches!(next(&ledger, &local, at(1)), NodeStep::Clone { .. }));
-    local.failed_makes = vec![at(0); 40];
-    assert_eq!(next(&ledger, &local, at(0)), NodeStep::Wait { until: at(10) });
+    for (failed, wait) in [(11, 10), (12, 10), (13, 20), (16, 160), (40, 300)] {
+        local.failed_makes = vec![at(0); failed];
+        assert_eq!(next(&ledger, &local, at(0)), NodeStep::Wait { until: at(wait) }, "{failed}");
+    }
 }
 
 #[test]
