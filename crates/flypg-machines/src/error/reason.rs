@@ -70,7 +70,13 @@ impl Reason {
             Some(StatusCode::Unknown | StatusCode::Other(_)) | None => {}
         }
         let text = exchange.text.as_deref().or(exchange.raw_body.as_deref()).unwrap_or_default();
-        Self::of_text(text).unwrap_or(if http_status == 404 { Self::NotFound } else { Self::Other })
+        // A page, in whatever words, is another server's: it does not know what there is on Fly.
+        let page = exchange.text.is_none() && !text.trim_start().starts_with('{') && !text.trim().is_empty();
+        Self::of_text(text).unwrap_or(match http_status {
+            404 if page => Self::NoSuchRoute,
+            404 => Self::NotFound,
+            _ => Self::Other,
+        })
     }
 
     fn of_text(text: &str) -> Option<Self> {
@@ -344,6 +350,9 @@ mod tests {
     #[test]
     fn an_unknown_path_is_not_an_absent_thing() {
         assert_eq!(reason(404, "404 page not found\n"), Reason::NoSuchRoute);
+        for page in ["<html><title>404 Not Found</title><hr>nginx</html>", "default backend - 404", "Not Found\n"] {
+            assert_eq!(reason(404, page), Reason::NoSuchRoute, "{page}");
+        }
         assert!(!Reason::NoSuchRoute.is_not_found());
         assert_eq!(reason(404, ""), Reason::NotFound);
     }

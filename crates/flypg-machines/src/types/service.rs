@@ -162,6 +162,8 @@ pub struct HttpHeader {
     pub name: String,
     #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Vec::is_empty")]
     pub values: Vec<String>,
+    #[serde(flatten)]
+    pub extra: Extra,
 }
 
 open_enum! {

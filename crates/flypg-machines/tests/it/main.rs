@@ -1,6 +1,8 @@
 //! The crate from outside: the documented examples, the spellings of the wire, and the sender against real sockets.
 
 mod examples;
+mod mutations;
+mod odd_servers;
 mod round_trip;
 mod sender;
 mod server;
