@@ -191,7 +191,7 @@ pub(crate) async fn current_token(call: Call) -> Result<Reply, Refusal> {
     let apps: Vec<&str> = call.caller.app.as_deref().into_iter().collect();
     Ok(Reply::ok(&json!({ "tokens": [{
         "token_id": call.caller.owner.split('@').next(),
-        "organization": call.caller.org,
+        "organization": call.caller.org.as_deref().unwrap_or_default(),
         "apps": apps,
     }] })))
 }

@@ -103,7 +103,7 @@ pub(crate) fn machine<'a>(machine: &'a Machine, look: &Look) -> MachineBody<'a> 
     let unreachable = look.unreachable.contains(&machine.host);
     let detail = Detail {
         config: (!unreachable).then_some(&machine.config.raw),
-        incomplete_config: unreachable.then(|| incomplete(machine)),
+        incomplete_config: unreachable.then(|| overview(machine)),
         events: machine.events.iter().map(event).collect(),
         checks: machine.checks.iter().map(check).collect(),
         host_status: if unreachable { "unreachable" } else { "ok" },
@@ -150,8 +150,9 @@ impl<'a> MachineBody<'a> {
     }
 }
 
-/// What is known of a config while its host does not answer: not enough to make the machine again.
-fn incomplete(machine: &Machine) -> Value {
+/// What is known of a config while its host does not answer, and what org-wide lists show of it: not enough to make the
+/// machine again.
+fn overview(machine: &Machine) -> Value {
     let keep = |key: &str| machine.config.raw.get(key).cloned();
     let parts = ["image", "guest", "metadata"].map(|key| (key, keep(key)));
     Value::Object(parts.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect())
@@ -292,9 +293,7 @@ pub(crate) fn org_machine(app: &str, machine: &Machine, summary: bool) -> Value 
         "updated_at": machine.updated_at.rfc3339(),
     });
     if !summary {
-        let raw = &machine.config.raw;
-        body["config"] =
-            json!({ "image": raw.get("image"), "guest": raw.get("guest"), "metadata": raw.get("metadata") });
+        body["config"] = overview(machine);
     }
     body
 }

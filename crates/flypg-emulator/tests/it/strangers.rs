@@ -66,6 +66,18 @@ async fn numbers_beyond_all_reason() {
 }
 
 #[tokio::test]
+async fn what_is_not_there_is_left_out_of_typed_answers() {
+    let api = Api::model().await;
+    api.app("db").await;
+    api.started(json!({"config": config()})).await;
+    let row = &api.get("/v1/orgs/personal/machines").await.expect(200)["machines"][0];
+    assert!(row["config"].get("metadata").is_none() && row["config"]["guest"]["cpus"] == 1, "{row}");
+    let token = &api.get("/v1/tokens/current").await.expect(200)["tokens"][0];
+    assert!(token["organization"].is_string() && token["apps"].is_array(), "{token}");
+    api.emulator.shutdown().await;
+}
+
+#[tokio::test]
 async fn bodies_too_long_are_refused_in_words() {
     let api = Api::model().await;
     api.app("db").await;
