@@ -1,4 +1,5 @@
 use std::path::PathBuf;
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use flypg_controller::words::chain;
 use flypg_emulator::{Config, Emulator, ImageTable, RuntimeKind, StartError};
@@ -15,7 +16,16 @@ pub(crate) fn run(args: &cli::Emulator, settings: &Settings, terminal: &Terminal
         EmulatorRuntime::Process => (RuntimeKind::Process, images()?),
         EmulatorRuntime::Model => (RuntimeKind::Model, ImageTable::new()),
     };
-    let config = Config { listen: args.listen, data: Some(data.clone()), runtime, images, ..Config::default() };
+    let seed = args.seed.unwrap_or_else(arbitrary_seed);
+    terminal.say(&format!("Seed {seed}; with --seed {seed} the same requests meet the same random faults.\n"));
+    let config = Config {
+        listen: args.listen,
+        data: Some(data.clone()),
+        runtime,
+        images,
+        seed: Some(seed),
+        ..Config::default()
+    };
     tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -33,10 +43,21 @@ pub(crate) fn run(args: &cli::Emulator, settings: &Settings, terminal: &Terminal
             ));
             terminal.print(&format!("{url}\n"))?;
             signals.wait().await;
-            terminal.say("stopping every Machine …\n");
-            emulator.shutdown().await;
+            terminal.say("stopping every Machine … (once more leaves them running)\n");
+            let again = signals::Stop::listen()?;
+            tokio::select! {
+                () = emulator.shutdown() => {}
+                // Dropped halfway, it lets go of what still runs; the next start takes that over.
+                () = again.wait() => terminal.say("left running\n"),
+            }
             Ok(Exit::Done)
         })
+}
+
+/// Short enough to be typed again.
+fn arbitrary_seed() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::from(now.subsec_nanos()) ^ (now.as_secs() % 1000)
 }
 
 /// Our image is the agent that was built or installed beside this program.
