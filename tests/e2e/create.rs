@@ -26,6 +26,13 @@ async fn an_example_becomes_a_streaming_cluster() {
     let refused = cluster.ask("ams-1", NODE, "CREATE TABLE not_here (id int)").await;
     assert!(refused.as_ref().is_err_and(|e| e.starts_with("25006")), "{refused:?}");
 
+    // The URL that programs are given is one that psql takes.
+    let url = cluster.fly.ok(&["connect", "orders-db", "--url"]).await;
+    let mut psql = std::process::Command::new("psql");
+    psql.args([url.trim(), "-Atc", "SELECT 40 + 2"]).stdin(std::process::Stdio::null());
+    let ran = flypg_tests::fly::run(psql).await;
+    assert_eq!((ran.code, ran.stdout.trim()), (0, "42"), "{}", ran.stderr);
+
     // What the file says is what is there.
     assert_eq!(cluster.pending().await, 0);
     let status = cluster.status().await;

@@ -121,6 +121,9 @@ pub(crate) struct Connect {
     /// Connect to a replica, if there is one
     #[arg(long)]
     pub(crate) read_only: bool,
+    /// Print the connection's URL, with its password, instead of opening psql
+    #[arg(long, conflicts_with = "psql")]
+    pub(crate) url: bool,
     /// Passed on to psql, such as -c 'SELECT 1'
     #[arg(last = true, value_name = "PSQL_ARGS")]
     pub(crate) psql: Vec<String>,

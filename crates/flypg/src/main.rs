@@ -44,7 +44,7 @@ fn run(cli: &Cli, terminal: &Terminal) -> Result<Exit, CliError> {
         Command::Schema(_) => commands::schema::run(terminal),
         Command::Reconcile(args) => commands::reconcile::run(args, &settings()?, terminal),
         Command::Status(args) => commands::status::run(args, &settings()?, terminal),
-        Command::Connect(args) => commands::connect::run(args, &settings()?),
+        Command::Connect(args) => commands::connect::run(args, &settings()?, terminal),
         Command::Controller(args) => commands::controller::run(args, &settings()?, terminal),
         Command::Emulator(args) => commands::emulator::run(args, &settings()?, terminal),
         Command::Completions(args) => commands::generate::completions(args, terminal),

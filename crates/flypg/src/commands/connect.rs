@@ -10,12 +10,23 @@ use super::status::{chosen, look, parse_name};
 use crate::cli::Connect;
 use crate::error::{CliError, Exit, Words};
 use crate::settings::Settings;
+use crate::terminal::Terminal;
 
-/// Becomes psql: its exit code is ours.
-pub(crate) fn run(args: &Connect, settings: &Settings) -> Result<Exit, CliError> {
+/// Becomes psql: its exit code is ours. Or says where psql would go.
+pub(crate) fn run(args: &Connect, settings: &Settings, terminal: &Terminal) -> Result<Exit, CliError> {
     let cluster = parse_name(&args.cluster)?;
     let master = settings.master()?.ok_or(CliError::NoMasterKey)?;
     let endpoint = crate::runtime()?.block_on(endpoint(args, settings, &cluster, &master))?;
+    let password = master.of_cluster(&cluster).password(Role::Postgres);
+    if args.url {
+        // For programs, and only because it was asked for: here the password is the data.
+        let user = Role::Postgres.name();
+        let mut url = reqwest::Url::parse(&format!("postgres://{user}:{password}@{endpoint}"))
+            .expect("an address, a role of ours and hexadecimal digits make a URL");
+        url.set_path(&args.database);
+        terminal.print(&format!("{url}\n"))?;
+        return Ok(Exit::Done);
+    }
     let (host, port) = endpoint.rsplit_once(':').unwrap_or((&endpoint, "5432"));
     let error = Command::new("psql")
         .arg(format!("--host={}", host.trim_start_matches('[').trim_end_matches(']')))
@@ -24,7 +35,7 @@ pub(crate) fn run(args: &Connect, settings: &Settings) -> Result<Exit, CliError>
         .arg(format!("--dbname={}", args.database))
         .args(&args.psql)
         // Arguments can be read by everybody on the computer, the environment by nobody else.
-        .env("PGPASSWORD", master.of_cluster(&cluster).password(Role::Postgres))
+        .env("PGPASSWORD", password)
         .env("PGAPPNAME", "flypg connect")
         // It would outrank the host that was asked for.
         .env_remove("PGHOSTADDR")
