@@ -8,7 +8,7 @@ use std::time::Duration;
 use flypg_core::Timestamp;
 use flypg_core::keys::Key;
 use flypg_core::names::ClusterName;
-use flypg_core::plan::Step;
+use flypg_core::plan::{Step, Until};
 use flypg_core::render;
 use flypg_core::spec::Level;
 use flypg_core::status::generation;
@@ -28,7 +28,7 @@ use crate::source::{Files, SourceError, Watch};
 use crate::status::status_of;
 use crate::store::{Store, StoreError};
 use crate::turn::{Turn, Wanted, Witness};
-use crate::words::chain;
+use crate::words::{chain, gist};
 
 /// Before files that could not be read are read again.
 const UNREADABLE: Duration = Duration::from_secs(1);
@@ -314,7 +314,7 @@ async fn conclude(
 #[derive(Debug)]
 struct Log {
     metrics: Arc<Metrics>,
-    /// The holds of the last turn, without their numbers.
+    /// The gist of the holds of the last turn.
     told: Mutex<BTreeSet<String>>,
 }
 
@@ -333,21 +333,21 @@ impl Witness for Log {
     }
 
     fn planned(&self, turn: &Turn) {
-        let constant = |text: String| -> String { text.chars().filter(|c| !c.is_ascii_digit()).collect() };
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        let holds = turn.plan.holds.iter().map(|hold| (hold, render::hold(hold)));
-        let holds: Vec<_> = holds.map(|(hold, text)| (hold.until.is_wait(), constant(text.clone()), text)).collect();
-        for (is_wait, constant, text) in &holds {
-            if told.contains(constant) {
-                continue;
+        let cluster = &turn.plan.cluster;
+        let mut gists = BTreeSet::new();
+        for hold in &turn.plan.holds {
+            let text = render::hold(hold);
+            let gist = gist(&text);
+            if !told.contains(&gist) {
+                match &hold.until {
+                    Until::Readable { .. } => tracing::warn!(%cluster, "{text}"),
+                    until if until.is_wait() => tracing::info!(%cluster, "{text}"),
+                    _ => tracing::warn!(%cluster, "held: {text}"),
+                }
             }
-            let cluster = &turn.plan.cluster;
-            if *is_wait {
-                tracing::info!(%cluster, "{text}");
-            } else {
-                tracing::warn!(%cluster, "held: {text}");
-            }
+            gists.insert(gist);
         }
-        *told = holds.into_iter().map(|(_, constant, _)| constant).collect();
+        *told = gists;
     }
 }

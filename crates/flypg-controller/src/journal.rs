@@ -9,11 +9,12 @@ use std::path::{Path, PathBuf};
 use flypg_core::Timestamp;
 use flypg_core::names::ClusterName;
 use flypg_core::observed::Observed;
-use flypg_core::plan::{Hold, Plan, Step};
+use flypg_core::plan::{Plan, Step};
+use flypg_core::render;
 use serde::{Deserialize, Serialize};
 
 use crate::turn::Turn;
-use crate::words::chain;
+use crate::words::{chain, gist};
 
 /// A file that reached this many bytes becomes the old one; the one before it goes.
 const LONGEST: u64 = 8 << 20;
@@ -55,8 +56,8 @@ pub struct Journal {
     bytes: u64,
     /// The last line is not whole: the disk was full, or its writer died.
     torn: bool,
-    /// The plan of the last turn that was looked at.
-    last: Option<(Vec<Step>, Vec<Hold>)>,
+    /// The plan of the last turn that was looked at: its steps, and the gist of its holds.
+    last: Option<(Vec<Step>, Vec<String>)>,
 }
 
 impl Journal {
@@ -83,7 +84,8 @@ impl Journal {
     /// # Errors
     /// If the line cannot be written.
     pub fn write(&mut self, generation: String, turn: &Turn) -> Result<(), JournalError> {
-        let plan = (turn.plan.steps.clone(), turn.plan.holds.clone());
+        let holds = turn.plan.holds.iter().map(|hold| gist(&render::hold(hold)));
+        let plan = (turn.plan.steps.clone(), holds.collect());
         if turn.results.is_empty() && self.last.as_ref() == Some(&plan) {
             return Ok(());
         }
@@ -159,7 +161,7 @@ mod tests {
         assert_eq!(lines(&path).lines().filter(|line| serde_json::from_str::<Entry>(line).is_ok()).count(), 2);
 
         journal.bytes = LONGEST;
-        turn.plan.holds.push(Hold {
+        turn.plan.holds.push(flypg_core::plan::Hold {
             what: flypg_core::plan::Work::Everything,
             until: flypg_core::plan::Until::Confirmed { what: flypg_core::plan::Subject::App },
         });

@@ -31,7 +31,7 @@ struct Shown {
     live: bool,
     /// What each cluster waits for now.
     waits: BTreeMap<ClusterName, Vec<String>>,
-    /// What was told once already, without its numbers, where lines cannot be written over.
+    /// What was told once already, without its figures, where lines cannot be written over.
     told: BTreeSet<String>,
 }
 
@@ -86,6 +86,16 @@ impl Progress {
     }
 }
 
+/// A sentence without the numbers in its brackets: how far it has come.
+fn without_figures(text: &str) -> String {
+    let mut inside = false;
+    let mut keep = |c: &char| {
+        inside = (inside || *c == '(') && *c != ')';
+        !(inside && c.is_ascii_digit())
+    };
+    text.chars().filter(|c| keep(c)).collect()
+}
+
 impl Witness for Progress {
     fn planned(&self, turn: &Turn) {
         let cluster = &turn.plan.cluster;
@@ -95,8 +105,7 @@ impl Witness for Progress {
         self.wipe(&mut shown);
         if !self.terminal.live {
             for wait in &waits {
-                let constant: String = wait.chars().filter(|c| !c.is_ascii_digit()).collect();
-                if shown.told.insert(format!("{cluster} {constant}")) {
+                if shown.told.insert(format!("{cluster} {}", without_figures(wait))) {
                     self.terminal.say(&format!("{}  {wait}\n", self.whose(cluster)));
                 }
             }
