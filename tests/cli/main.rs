@@ -2,6 +2,7 @@
 //!
 //! `UPDATE_EXPECT=1 cargo test -p flypg-tests --test cli` rewrites them; read the difference before committing it.
 
+mod emulating;
 mod files;
 mod platform;
 mod streams;
