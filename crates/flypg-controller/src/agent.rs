@@ -222,7 +222,7 @@ impl AgentClient {
         }
         match (self.direct(seat, key, &call).await, &self.exec) {
             // Nothing was sent, so that it may be sent another way.
-            (Err(error), Some(exec)) if self.route == Route::Auto && error.is_no_route() => {
+            (Err(error), Some(exec)) if self.route == Route::Auto && error.is_no_route() && !exec.is_no_way(seat) => {
                 let answer = exec.call(seat, &call).await;
                 match answer {
                     Ok(answer) => {
@@ -230,8 +230,11 @@ impl AgentClient {
                         Ok(answer)
                     }
                     // Why there is no way is what a person can mend, unless the call may have been carried out.
-                    Err(other) if other.may_have_happened() => Err(other),
-                    Err(_) => Err(error),
+                    Err(other) if call.method != Method::GET && other.may_have_happened() => Err(other),
+                    Err(_) => {
+                        exec.found_no_way(seat);
+                        Err(error)
+                    }
                 }
             }
             (answer, _) => answer,

@@ -14,6 +14,8 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(250), Duration::fr
 const BLIND: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 /// While something ends by itself.
 const WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// Waits in a row, about two minutes, after which something does not come soon.
+const LONG_WAIT: u32 = 60;
 /// While what was done does not show.
 const REPEAT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 /// Turns in a row that did the same, before somebody should look.
@@ -70,7 +72,7 @@ impl Pace {
             Duration::ZERO
         } else if blind {
             growing(BLIND, self.blind)
-        } else if waits {
+        } else if waits && self.waits <= LONG_WAIT {
             growing(WAIT, self.waits)
         } else {
             SWEEP
@@ -187,6 +189,17 @@ mod tests {
         let blind = turn(vec![], vec![blind], false);
         let delays: Vec<_> = (0..7).map(|_| millis(&mut pace, &blind)).collect();
         assert_eq!(delays, [1000, 2000, 4000, 8000, 16_000, 30_000, 30_000]);
+    }
+
+    #[test]
+    fn a_wait_is_watched_closely_for_a_while() {
+        let mut pace = Pace::default();
+        let wait = || turn(vec![], vec![Until::Bootstrapped { node: "ord-1".parse().unwrap() }], false);
+        let delays: Vec<_> = (0..LONG_WAIT + 2).map(|_| millis(&mut pace, &wait())).collect();
+        assert_eq!(delays[..6], [100, 200, 400, 800, 1600, 2000]);
+        assert_eq!(delays[delays.len() - 3..], [2000, 10_000, 10_000]);
+        millis(&mut pace, &turn(vec![delete_app("one")], vec![], false));
+        assert_eq!(millis(&mut pace, &wait()), 100);
     }
 
     #[test]

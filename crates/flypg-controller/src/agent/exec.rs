@@ -1,12 +1,13 @@
 //! Agents called through the Machines API: `flypg-agent call` on the node, which knows its own address and key. For
 //! where the private network cannot be reached: a laptop, a CI runner.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use flypg_machines::types::{ExecRequest, ExecResponse};
-use flypg_machines::{Client, Idempotence, lifecycle};
-use reqwest::{Method, StatusCode};
+use flypg_machines::{Client, lifecycle};
+use reqwest::StatusCode;
 use tokio::time::Instant;
 
 use super::{AgentError, Call, Seat, words_of};
@@ -18,15 +19,20 @@ const START: Duration = Duration::from_secs(8);
 /// For so long no other way is looked for.
 const ONLY_WAY: Duration = Duration::from_secs(60);
 
+/// Nor this one, after it led nowhere.
+const NO_WAY: Duration = Duration::from_secs(15);
+
 #[derive(Debug, Clone)]
 pub(super) struct Exec {
     fly: Client,
     only_way_until: Arc<Mutex<Option<Instant>>>,
+    /// By Machine id.
+    no_way_until: Arc<Mutex<BTreeMap<String, Instant>>>,
 }
 
 impl Exec {
     pub(super) fn new(fly: Client) -> Self {
-        Self { fly, only_way_until: Arc::default() }
+        Self { fly, only_way_until: Arc::default(), no_way_until: Arc::default() }
     }
 
     /// It led somewhere a moment ago, when no other way did.
@@ -39,16 +45,26 @@ impl Exec {
         *self.only_way_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + ONLY_WAY);
     }
 
+    /// It led nowhere a moment ago.
+    pub(super) fn is_no_way(&self, seat: &Seat) -> bool {
+        let mut until = self.no_way_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.retain(|_, until| Instant::now() < *until);
+        until.contains_key(&seat.machine)
+    }
+
+    pub(super) fn found_no_way(&self, seat: &Seat) {
+        let mut until = self.no_way_until.lock().unwrap_or_else(PoisonError::into_inner);
+        until.insert(seat.machine.clone(), Instant::now() + NO_WAY);
+    }
+
     pub(super) async fn call<T: serde::de::DeserializeOwned>(&self, seat: &Seat, call: &Call) -> Result<T, AgentError> {
         let timeout = call.timeout + START;
         let mut command = vec!["flypg-agent".to_owned(), "call".to_owned(), call.method.to_string(), call.path.clone()];
         // As an argument: `exec` has been seen not to pass its `stdin` on to a `command`.
         command.extend(call.body.as_ref().map(ToString::to_string));
         let body = ExecRequest { command, timeout: Some(timeout.as_secs()), ..ExecRequest::default() };
-        let mut request = lifecycle::exec(seat.app.as_str(), &seat.machine, &body);
-        if call.method == Method::GET {
-            request = request.idempotent(Idempotence::Read);
-        }
+        // Not even a report is asked for again at once: the next turn does.
+        let request = lifecycle::exec(seat.app.as_str(), &seat.machine, &body);
         let ran = self.fly.send_within(request, timeout).await;
         let machine = || seat.machine.clone();
         let ran = ran.map_err(|source| AgentError::Exec { machine: machine(), source: Box::new(source) })?;
