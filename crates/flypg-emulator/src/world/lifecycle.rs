@@ -200,7 +200,7 @@ impl World {
         edit.skip_secrets = update.skip_secrets;
         edit.state = MachineState::Replacing;
         edit.then_start = !update.skip_launch;
-        edit.run.restarts = 0;
+        edit.run.count_anew();
         edit.timers.clear();
         if lease.is_some() {
             edit.lease = lease;
@@ -277,7 +277,7 @@ impl World {
             MachineState::Replacing => return Err(Refusal::replacing_no_start().into()),
             state => return Err(Refusal::not_startable(state.word()).into()),
         }
-        self.edit_machine(app, id)?.run.restarts = 0;
+        self.edit_machine(app, id)?.run.count_anew();
         if machine.state == MachineState::Suspended && machine.run.live {
             self.effects.push(Effect::Thaw { machine: id.to_owned() });
             let event = self.ids.ulid(now);
@@ -360,7 +360,7 @@ impl World {
         let edit = self.edit_machine(app, id)?;
         edit.state = MachineState::Restarting;
         edit.run.stop_requested = true;
-        edit.run.restarts = 0;
+        edit.run.count_anew();
         edit.push_event(event, now, "restart", "restarting", "user", None);
         let stop = &machine.config.stop;
         self.effects.push(Effect::Halt {

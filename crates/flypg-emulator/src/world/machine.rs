@@ -127,8 +127,16 @@ pub struct Run {
     pub stop_requested: bool,
     /// Restarts by policy since somebody last started it.
     pub restarts: u32,
-    /// When the policy restarted it in the last five minutes.
+    /// When the policy did so in the last five minutes.
     pub recent_restarts: Vec<Millis>,
+}
+
+impl Run {
+    /// Somebody acted on the machine: the restart policy has all its tries again.
+    pub(crate) fn count_anew(&mut self) {
+        self.restarts = 0;
+        self.recent_restarts.clear();
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -235,3 +235,26 @@ async fn metadata_merges_without_a_new_version() {
     assert!(summary.get("config").is_none() && summary.get("events").is_none() && summary["state"] == "started");
     api.emulator.shutdown().await;
 }
+
+#[tokio::test]
+async fn a_start_gives_the_restart_policy_all_its_tries_again() {
+    let api = Api::model().await;
+    api.knobs(json!({"restart_backoff_ms": 1})).await;
+    api.app("db").await;
+    let restart = json!({"policy": "on-failure", "max_retries": 1});
+    let id = api.started(json!({"config": {"image": "x", "restart": restart}})).await;
+    let starts = async || {
+        let events = api.get(&format!("/v1/apps/db/machines/{id}/events")).await.expect(200);
+        events.as_array().unwrap().iter().filter(|event| event["type"] == "start").count()
+    };
+    for round in 0..2 {
+        api.fault(json!({"fault": "machine_dies", "machine": id})).await.expect(200);
+        api.wait(&id, "started").await;
+        assert_eq!(starts().await, 2 * round + 2, "restarted once");
+        api.fault(json!({"fault": "machine_dies", "machine": id})).await.expect(200);
+        api.wait(&id, "stopped").await;
+        api.post_empty(&format!("/v1/apps/db/machines/{id}/start")).await.expect(200);
+        api.wait(&id, "started").await;
+    }
+    api.emulator.shutdown().await;
+}
