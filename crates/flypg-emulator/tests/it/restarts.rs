@@ -113,3 +113,32 @@ async fn the_world_survives_without_processes_too() {
     assert_ne!(api.show(&next).await["private_ip"], machine["private_ip"]);
     api.emulator.shutdown().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn killed_amid_a_snapshot_it_continues_what_it_held_still() {
+    let data = tempfile::tempdir().unwrap();
+    let api = Api::processes(data.path(), shell()).await;
+    api.app("db").await;
+    let held = api.started(json!({"config": {"image": "acme/shell"}})).await;
+    let suspended = api.started(json!({"config": {"image": "acme/shell"}})).await;
+    api.post_empty(&format!("/v1/apps/db/machines/{suspended}/suspend")).await.expect(200);
+    let still = |id: &str| {
+        let file = fs::read(data.path().join("run").join(format!("{id}.json"))).unwrap();
+        let run: serde_json::Value = serde_json::from_slice(&file).unwrap();
+        let stat = fs::read_to_string(format!("/proc/{}/stat", run["processes"][0]["pid"])).unwrap();
+        stat.contains(") T ")
+    };
+    until("it is suspended", || still(&suspended)).await;
+    api.emulator.abandon().await;
+    let stop = std::process::Command::new("kill").arg("-STOP").args(survivors(data.path())).status().unwrap();
+    assert!(stop.success());
+    until("it is held still", || still(&held)).await;
+
+    let api = Api::processes(data.path(), shell()).await;
+    until("it goes on", || !still(&held)).await;
+    assert!(still(&suspended), "somebody wanted this one to stand still");
+    api.post_empty(&format!("/v1/apps/db/machines/{suspended}/start")).await.expect(200);
+    until("it goes on, too", || !still(&suspended)).await;
+    api.emulator.shutdown().await;
+    assert_eq!(survivors(data.path()), Vec::<String>::new());
+}

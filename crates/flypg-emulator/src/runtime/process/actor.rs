@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::world::Boot;
-use crate::world::machine::Exit;
+use crate::world::machine::{Exit, MachineState};
 use crate::world::report::Report;
 
 use super::launch::{self, RunFile};
@@ -200,6 +200,11 @@ impl Actor {
         match file {
             Some(file) if !file.processes.is_empty() && file.processes.iter().all(|process| process.alive()) => {
                 tracing::info!(machine = self.id, "taking over the processes of an earlier emulator");
+                if boot.machine.state != MachineState::Suspended {
+                    // It may have been killed while it held them still for a snapshot.
+                    let places = self.inner.places(&self.id);
+                    blocking(move || tree::signal_all(&places, Signal::SIGCONT)).await;
+                }
                 self.begin(boot, Main::Adopted(file.processes.clone()), file.processes);
             }
             file => {
