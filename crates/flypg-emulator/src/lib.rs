@@ -49,7 +49,8 @@
 //!
 //! `POST /_faults` with an `effect` adds a rule for requests ([`faults::Rule`]); with a `fault` it lets something happen
 //! at once ([`world::faults::Fault`]). `GET /_faults` lists the rules with their counters, `DELETE /_faults/ID` and
-//! `DELETE /_faults` remove them.
+//! `DELETE /_faults` remove them. Chances are drawn from [`Config::seed`]: with the same seed the same requests, in the same
+//! order, meet the same faults.
 //!
 //! ```json
 //! {"match": {"method": "POST", "path": "/v1/apps/*/machines"}, "effect": "lose_answer", "count": 1}

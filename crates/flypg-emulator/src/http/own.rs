@@ -8,7 +8,7 @@ use http::StatusCode;
 use serde_json::{Value, json};
 
 use crate::engine::Engine;
-use crate::faults::Rule;
+use crate::faults::{Rule, RuleEffect};
 use crate::world::faults::Fault;
 use crate::world::knobs::Knobs;
 use crate::world::refusal::Refusal;
@@ -36,6 +36,11 @@ pub(crate) async fn add_fault(State(engine): State<Arc<Engine>>, body: Bytes) ->
         return Ok(Reply::done());
     }
     let rule: Rule = parse(body)?;
+    if let RuleEffect::Status { code, .. } = rule.effect
+        && !(200..=599).contains(&code)
+    {
+        return Err(Refusal::bad_request(&format!("{code} is no status of an answer")));
+    }
     Ok(Reply::json(StatusCode::CREATED, &engine.rules(|rules| rules.add(rule))))
 }
 

@@ -32,6 +32,9 @@ async fn requests_and_answers_get_lost() {
     assert_eq!(api.delete("/_faults").await.status, 204);
     assert_eq!(api.get("/_faults").await.body, json!([]));
     assert_eq!(api.fault(json!({"effect": "no_such"})).await.status, 400);
+    for code in [0, 102, 9999] {
+        assert_eq!(api.fault(json!({"effect": {"status": {"code": code}}})).await.status, 400);
+    }
     assert_eq!(api.fault(json!({"fault": "partition", "machines": [["a"], ["b"]]})).await.status, 501);
     api.emulator.shutdown().await;
 }
