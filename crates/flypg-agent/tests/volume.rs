@@ -36,6 +36,26 @@ async fn a_full_volume_is_reported_and_promises_still_hold() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_volume_that_fills_up_under_postgres_is_told_of_and_loses_nothing() {
+    let mut node = Node::new("ord-1");
+    let Some(volume) = SmallVolume::below(&node, 250) else { return };
+    node.start();
+    node.bootstrap(&[("min_wal_size", "32MB"), ("max_wal_size", "32MB")]);
+    node.value(ports::NODE, "CREATE TABLE t AS SELECT 1 AS n").await;
+    volume.fill();
+    // No segment of WAL can be made any more, which Postgres does not survive.
+    let client = node.connect(ports::NODE).await.unwrap();
+    while client.batch_execute("INSERT INTO t SELECT 1; SELECT pg_switch_wal()").await.is_ok() {}
+    node.until(
+        "it says why",
+        |report| matches!(&report.phase, Phase::Failing { why } if why.contains("No space left on device")),
+    );
+    volume.empty();
+    node.until("it runs again", is_primary);
+    assert_ne!(node.value(ports::NODE, "SELECT count(*) FROM t").await, "0");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_read_only_volume_is_reported_and_waited_for() {
     let mut node = Node::new("ord-1");
     let Some(volume) = SmallVolume::below(&node, 250) else { return };
