@@ -38,6 +38,8 @@ fn lost(before: &Value, after: &Value, at: &str) -> Option<String> {
             .enumerate()
             .find_map(|(n, (before, after))| lost(before, after, &format!("{at}/{n}"))),
         _ if before == after || empty(before) && empty(after) => None,
+        // Read back as a flag, written as a word.
+        (Value::Bool(_), Value::String(_)) if at.ends_with("/autostop") => None,
         // Durations have one spelling.
         (Value::Number(nanos), Value::String(text))
             if text.parse().ok().map(GoDuration::as_nanos) == Some(nanos.as_i64().unwrap_or_default()) =>
