@@ -110,9 +110,12 @@ fn a_machine_whose_host_hides_whose_it_is_stays() {
     });
     let now = scenario.turns().remove(0);
     assert!(now.steps.iter().all(|step| step.action.node() != Some(&crate::scenario::node("ord-3"))), "{now:#?}");
-    check_holds(&now, expect![[r#"
+    check_holds(
+        &now,
+        expect![[r#"
         removing ord-3: until the host of ord-3 answers again
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
