@@ -2,7 +2,7 @@
 
 use flypg_core::protocol::ports::{NODE, READ_ONLY, READ_WRITE};
 
-use crate::cluster::{Cluster, LIMIT, STREAMING, file};
+use crate::cluster::{Cluster, STREAMING, file};
 use flypg_tests::fly::{Fly, Ran};
 
 const AMS: &str = "    replicas:\n      - { code: ams, nodes: 1 }\n";
@@ -134,5 +134,4 @@ async fn an_absent_machines_api_is_said_plainly() {
     assert_ne!(ran.code, 0, "{ran:?}");
     let said = format!("{}{}", ran.stdout, ran.stderr);
     assert!(said.contains("127.0.0.1"), "it does not name the address it tried: {said}");
-    let _ = LIMIT;
 }

@@ -1,7 +1,5 @@
 //! Nodes that die.
 
-use std::time::Duration;
-
 use flypg_core::protocol::ports::{NODE, READ_WRITE};
 use flypg_tests::patience::eventually;
 use flypg_tests::writer::Writer;
@@ -92,5 +90,4 @@ async fn a_stopped_cluster_shut_down_cleanly() {
     let (_, machine) = cluster.fly.api("GET", &path, None).await;
     let exit = machine["events"].as_array().unwrap().iter().find(|e| e["type"] == "exit").expect("an exit event");
     assert_eq!(exit["request"]["exit_event"]["exit_code"], 0, "{exit:#}");
-    let _ = Duration::ZERO;
 }
