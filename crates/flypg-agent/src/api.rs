@@ -12,7 +12,7 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
-use flypg_core::protocol::{Assignment, NodeReport, Phase};
+use flypg_core::protocol::{Assignment, NodeReport};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use subtle::ConstantTimeEq;
@@ -167,17 +167,7 @@ async fn ready(State(shared): State<Arc<Shared>>) -> Response {
 
 fn health_of(shared: &Shared) -> serde_json::Value {
     let report = shared.report.borrow();
-    let phase = match &report.phase {
-        Phase::Blank => "blank",
-        Phase::Idle => "idle",
-        Phase::Initialising => "initialising",
-        Phase::Cloning { .. } => "cloning",
-        Phase::Starting => "starting",
-        Phase::Running => "running",
-        Phase::Stopping => "stopping",
-        Phase::Failing { .. } => "failing",
-        Phase::Quarantined { .. } => "quarantined",
-    };
+    let phase = report.phase.name();
     let role = report.postgres.as_ref().map(|postgres| match postgres.role {
         flypg_core::protocol::PgRole::Primary { .. } => "primary",
         flypg_core::protocol::PgRole::Standby { .. } => "standby",

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::Timestamp;
 use crate::decree::Decree;
-use crate::names::{ClusterName, NodeName, Region};
+use crate::names::{ClusterName, NodeName};
 use crate::protocol::NodeReport;
 use crate::spec::{Guest, SnapshotPolicy};
 
@@ -189,12 +189,5 @@ impl Volume {
     /// The node whose data this holds, by its name; a name in the wrong region is somebody else's.
     pub fn node(&self) -> Option<NodeName> {
         NodeName::of_volume(&self.name).filter(|node| node.region.as_str() == self.region)
-    }
-}
-
-impl Region {
-    /// True if `text` names this region.
-    pub fn is(&self, text: &str) -> bool {
-        self.as_str() == text
     }
 }

@@ -145,6 +145,28 @@ pub enum Phase {
     },
 }
 
+impl Phase {
+    /// Every [`Phase::name`].
+    pub const NAMES: [&str; 9] =
+        ["blank", "idle", "initialising", "cloning", "starting", "running", "stopping", "failing", "quarantined"];
+
+    /// In one word.
+    pub const fn name(&self) -> &'static str {
+        let [blank, idle, initialising, cloning, starting, running, stopping, failing, quarantined] = Self::NAMES;
+        match self {
+            Phase::Blank => blank,
+            Phase::Idle => idle,
+            Phase::Initialising => initialising,
+            Phase::Cloning { .. } => cloning,
+            Phase::Starting => starting,
+            Phase::Running => running,
+            Phase::Stopping => stopping,
+            Phase::Failing { .. } => failing,
+            Phase::Quarantined { .. } => quarantined,
+        }
+    }
+}
+
 /// What Postgres itself says.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct PgReport {

@@ -91,7 +91,7 @@ pub fn status(spec: &ClusterSpec, observed: &Observed, plan: &Plan, _now: Timest
     ClusterStatus {
         cluster: spec.name.to_string(),
         app: spec.name.to_string(),
-        observed_generation: plan.converged().then(|| generation.clone()),
+        observed_generation: plan.is_quiet().then(|| generation.clone()),
         generation,
         ready,
         epoch: decree.map(|d| d.epoch.0),
@@ -178,17 +178,9 @@ fn state(machine: &Machine, report: Option<&NodeReport>, decree: Option<&Decree>
     }
     let Some(report) = report else { return "unreachable".to_owned() };
     let words = match &report.phase {
-        Phase::Blank => "blank",
-        Phase::Idle => "idle",
-        Phase::Initialising => "initialising",
         Phase::Cloning { done, total: Some(total) } if *total > 0 => {
             return format!("cloning {}%", (u128::from(*done) * 100 / u128::from(*total)).min(100));
         }
-        Phase::Cloning { .. } => "cloning",
-        Phase::Starting => "starting",
-        Phase::Stopping => "stopping",
-        Phase::Failing { .. } => "failing",
-        Phase::Quarantined { .. } => "quarantined",
         Phase::Running => match report.postgres.as_ref().map(|pg| &pg.role) {
             Some(PgRole::Primary { .. }) => "running",
             Some(PgRole::Standby { streaming_from: Some(from), .. }) if decree.is_none_or(|d| d.primary == *from) => {
@@ -197,6 +189,7 @@ fn state(machine: &Machine, report: Option<&NodeReport>, decree: Option<&Decree>
             Some(PgRole::Standby { .. }) => "not streaming",
             None => "starting",
         },
+        phase => phase.name(),
     };
     words.to_owned()
 }

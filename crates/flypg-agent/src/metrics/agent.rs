@@ -10,26 +10,14 @@ use crate::startup::Door;
 
 pub(super) fn add(page: &mut Page, shared: &Shared) -> prometheus::Result<()> {
     let report = shared.report.borrow().clone();
-    let now = match &report.phase {
-        Phase::Blank => "blank",
-        Phase::Idle => "idle",
-        Phase::Initialising => "initialising",
-        Phase::Cloning { .. } => "cloning",
-        Phase::Starting => "starting",
-        Phase::Running => "running",
-        Phase::Stopping => "stopping",
-        Phase::Failing { .. } => "failing",
-        Phase::Quarantined { .. } => "quarantined",
-    };
-    let phases =
-        ["blank", "idle", "initialising", "cloning", "starting", "running", "stopping", "failing", "quarantined"];
+    let now = report.phase.name();
     let is = |phase: &str| (vec![phase.to_owned()], f64::from(u8::from(phase == now)));
     page.add(
         Kind::Gauge,
         "flypg_agent_phase",
         "1 for what the node is doing, 0 for the rest.",
         &["phase"],
-        phases.map(is),
+        Phase::NAMES.map(is),
     )?;
     let version = vec![env!("CARGO_PKG_VERSION").to_owned(), report.cluster.to_string(), report.node.to_string()];
     page.add(

@@ -25,14 +25,9 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Nothing to do and nothing to wait for.
+    /// Nothing to do and nothing to wait for: the cluster is as the file says.
     pub fn is_quiet(&self) -> bool {
         self.steps.is_empty() && self.holds.is_empty()
-    }
-
-    /// The cluster is as the file says, and nothing holds that could change by itself.
-    pub fn converged(&self) -> bool {
-        self.is_quiet()
     }
 }
 
@@ -442,7 +437,6 @@ pub enum Progress {
         total: Option<u64>,
     },
     Starting,
-    CatchingUp,
     /// Postgres does not stay up; the agent tries again.
     Failing {
         why: String,

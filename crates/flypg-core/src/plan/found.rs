@@ -10,11 +10,6 @@ use crate::plan::{Action, Plan, Subject, Until, Why, Work};
 use crate::protocol::env;
 use crate::spec::ClusterSpec;
 
-pub(super) fn app(draft: &mut Draft, spec: &ClusterSpec) {
-    let action = Action::CreateApp { app: spec.name.clone(), organization: spec.organization.clone() };
-    draft.step(action, Why::Missing);
-}
-
 /// True, with a hold, if the app has Machines in it and nothing of ours: neither a Machine or volume by name, nor our
 /// secret, nor a record.
 pub(super) fn app_is_foreign(
@@ -60,17 +55,17 @@ pub(super) fn furnish(draft: &mut Draft, spec: &ClusterSpec, observed: &Observed
     }
 }
 
-/// The volumes of a cluster whose app does not exist yet: nothing to look at, so nothing to wait for.
+/// A cluster whose app does not exist: there is nothing to look at, so nothing to wait for.
 pub(super) fn from_nothing(mut draft: Draft, spec: &ClusterSpec, observed: &Observed) -> Plan {
-    let Some(record) = draft.need(Work::Everything, Subject::Record, &observed.record) else {
-        return draft.finish(Verdict::Unknown);
-    };
-    if let Some(decree) = record {
+    if let Some(Some(decree)) = observed.record.known() {
         // The app was deleted by hand, and the data with it. To begin again is a person's decision.
-        let until = Until::PrimaryExists { node: decree.primary.clone() };
-        let mut lost = Draft::new(&spec.name);
-        lost.hold(Work::Everything, until);
-        return lost.finish(Verdict::Leads { node: decree.primary.clone(), epoch: decree.epoch });
+        draft.hold(Work::Everything, Until::PrimaryExists { node: decree.primary.clone() });
+        return draft.finish(Verdict::Leads { node: decree.primary.clone(), epoch: decree.epoch });
+    }
+    draft.step(Action::CreateApp { app: spec.name.clone(), organization: spec.organization.clone() }, Why::Missing);
+    furnish(&mut draft, spec, observed);
+    if draft.need(Work::Everything, Subject::Record, &observed.record).is_none() {
+        return draft.finish(Verdict::Unknown);
     }
     for group in spec.regions() {
         for ordinal in 1..=group.nodes {

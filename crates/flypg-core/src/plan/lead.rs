@@ -119,8 +119,9 @@ fn adopt(
         reports.iter().map(|(name, _)| *name).filter(|n| census.get(n).is_some_and(|n| n.leads())).collect();
     let starting = |report: &NodeReport| matches!(report.phase, Phase::Initialising | Phase::Starting);
     let (&[leader], 1) = (leaders.as_slice(), identities.len()) else {
-        if leaders.is_empty() && reports.iter().any(|(_, r)| starting(r)) {
-            let node = reports.iter().find(|(_, r)| starting(r)).expect("one was just seen").0.clone();
+        let coming = reports.iter().find(|(_, report)| starting(report)).filter(|_| leaders.is_empty());
+        if let Some((node, _)) = coming {
+            let node = (*node).clone();
             draft.hold(Work::Bootstrap, Until::Ready { node, progress: Progress::Starting });
         } else {
             let nodes = reports.iter().map(|(name, _)| (*name).clone()).collect();

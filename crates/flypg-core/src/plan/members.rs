@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::failover::{self, Keep};
+use crate::failover::{Copies, Keep};
 use crate::names::NodeName;
 use crate::observed::{Machine, Observed, Power, metadata};
 use crate::plan::draft::Draft;
@@ -101,6 +101,7 @@ fn start(draft: &mut Draft, spec: &ClusterSpec, name: &NodeName, machine: &Machi
 
 /// Takes one node away that the file does not want any more, and the volumes that may go.
 pub(super) fn remove(draft: &mut Draft, world: &World<'_>) {
+    let copies = copies(world);
     let mut before: Option<Work> = None;
     for (name, have, wanted) in &world.membership.leaving {
         let work = Work::Remove { node: name.clone() };
@@ -108,8 +109,7 @@ pub(super) fn remove(draft: &mut Draft, world: &World<'_>) {
             draft.hold(work, Until::After { work: Box::new(first) });
             continue;
         }
-        let keep = failover::Copies { decree: world.decree, primary_runs: primary_runs(world) };
-        match keep.may_destroy(name) {
+        match copies.may_destroy(name) {
             Ok(()) => {
                 let why = match wanted {
                     0 => Why::RegionLeft,
@@ -127,12 +127,13 @@ pub(super) fn remove(draft: &mut Draft, world: &World<'_>) {
         before = Some(work);
     }
     if world.spec.deletion == Deletion::Delete {
-        volumes(draft, world);
+        volumes(draft, world, copies);
     }
 }
 
-fn primary_runs(world: &World<'_>) -> bool {
-    world.decree.is_some_and(|d| world.census.get(&d.primary).is_some_and(|n| n.leads()))
+fn copies<'a>(world: &World<'a>) -> Copies<'a> {
+    let primary = world.decree.and_then(|d| world.census.get(&d.primary));
+    Copies { decree: world.decree, primary_runs: primary.is_some_and(|n| n.leads()) }
 }
 
 /// The next act of a clean removal: stop, wait, destroy.
@@ -159,8 +160,7 @@ pub(super) fn take_down(
 }
 
 /// Volumes of nodes that are not wanted, detached, where the file lets data go.
-fn volumes(draft: &mut Draft, world: &World<'_>) {
-    let copies = failover::Copies { decree: world.decree, primary_runs: primary_runs(world) };
+fn volumes(draft: &mut Draft, world: &World<'_>, copies: Copies<'_>) {
     for (name, node) in &world.census.nodes {
         // A node with a Machine still uses, or may still be writing to, one of its volumes.
         if node.machine.is_some() || world.membership.wants(name) || copies.may_destroy(name).is_err() {

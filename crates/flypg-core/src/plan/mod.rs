@@ -39,8 +39,6 @@ pub fn plan(spec: &ClusterSpec, observed: &Observed, now: Timestamp) -> Plan {
         return draft.finish(Verdict::Unknown);
     };
     let Some(app) = app else {
-        found::app(&mut draft, spec);
-        found::furnish(&mut draft, spec, observed);
         return found::from_nothing(draft, spec, observed);
     };
     if let Some(actual) = app.organization.as_ref().filter(|o| **o != spec.organization) {

@@ -96,7 +96,7 @@ impl Preview<'_> {
     }
 
     fn converged(&self) -> bool {
-        self.now().is_some_and(Plan::converged)
+        self.now().is_some_and(Plan::is_quiet)
     }
 }
 

@@ -230,7 +230,6 @@ fn progress(progress: &Progress) -> String {
         }
         Progress::Cloning { done, .. } => format!("cloning, {} MB", done >> 20),
         Progress::Starting => "starting".to_owned(),
-        Progress::CatchingUp => "catching up".to_owned(),
         Progress::Failing { why } => format!("it does not stay up: {why}"),
     }
 }
