@@ -7,7 +7,7 @@ mod by_hand;
 use std::time::{Duration, Instant};
 
 use flypg_core::protocol::ports::NODE;
-use flypg_tests::fly::{Fly, spawn};
+use flypg_tests::fly::{Fly, cluster_file, spawn};
 use flypg_tests::patience::eventually;
 use flypg_tests::proxy::Proxy;
 use flypg_tests::sql;
@@ -16,11 +16,7 @@ const RUNS: usize = 7;
 const AT_REST: Duration = Duration::from_secs(30);
 
 fn file(name: &str, nodes: u32) -> String {
-    format!(
-        "apiVersion: flypg/v1\nkind: PostgresCluster\nmetadata: {{ name: {name} }}\nspec:\n  organization: personal\n  \
-         preset: development\n  postgres: {{ version: 15 }}\n  deletion: delete\n  \
-         regions: {{ primary: {{ code: ord, nodes: {nodes} }} }}\n"
-    )
+    cluster_file(name, nodes, "  deletion: delete\n")
 }
 
 fn median(mut values: Vec<f64>) -> f64 {

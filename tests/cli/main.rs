@@ -70,18 +70,5 @@ impl Shell {
 
 /// A file that is good.
 pub(crate) fn cluster(name: &str) -> String {
-    format!(
-        "apiVersion: flypg/v1
-kind: PostgresCluster
-metadata:
-  name: {name}
-spec:
-  organization: personal
-  preset: development
-  postgres:
-    version: 15
-  regions:
-    primary: {{ code: ord, nodes: 1 }}
-"
-    )
+    flypg_tests::fly::cluster_file(name, 1, "")
 }

@@ -3,30 +3,13 @@
 use std::time::Duration;
 
 use flypg_tests::fly::Fly;
+pub(crate) use flypg_tests::fly::cluster_file as file;
 use flypg_tests::patience::eventually;
 use flypg_tests::sql;
 use serde_json::Value;
 
 /// Longer than anything takes on a busy computer; a test that needs it has failed for another reason.
 pub(crate) const LIMIT: Duration = Duration::from_secs(120);
-
-/// A cluster file with small nodes.
-pub(crate) fn file(name: &str, nodes: u32, more: &str) -> String {
-    format!(
-        "apiVersion: flypg/v1
-kind: PostgresCluster
-metadata:
-  name: {name}
-spec:
-  organization: personal
-  preset: development
-  postgres:
-    version: 15
-  regions:
-    primary: {{ code: ord, nodes: {nodes} }}
-{more}"
-    )
-}
 
 pub(crate) struct Cluster {
     pub(crate) fly: Fly,

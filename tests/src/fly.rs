@@ -28,6 +28,24 @@ pub struct Fly {
     runtime: &'static str,
 }
 
+/// A cluster file with small nodes in ord. `more` goes on where `regions` leaves off, so it may begin with `replicas`.
+pub fn cluster_file(name: &str, nodes: u32, more: &str) -> String {
+    format!(
+        "apiVersion: flypg/v1
+kind: PostgresCluster
+metadata:
+  name: {name}
+spec:
+  organization: personal
+  preset: development
+  postgres:
+    version: 15
+  regions:
+    primary: {{ code: ord, nodes: {nodes} }}
+{more}"
+    )
+}
+
 /// What a command printed, and how it ended.
 #[derive(Debug, Clone)]
 pub struct Ran {
