@@ -1,18 +1,31 @@
-//! The record: who may lead a cluster.
+//! The record: who may lead a cluster, and under what terms.
 //!
 //! One compare-and-set cell per cluster. `None` means that nobody has ever been told to lead; from there a cluster is
-//! bootstrapped once, and never again.
+//! bootstrapped once, and never again. What every node is told follows from the record, so that any controller can go
+//! on where another one ended.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::Timestamp;
+use crate::failover::{Branch, Lineage, Permission, Rule};
 use crate::names::NodeName;
+use crate::protocol::Lsn;
+use crate::spec::Profile;
 
-/// One per decision about who leads; only ever goes up, never used twice (FAILOVER P1, rule R1).
+/// One per attempt to decide who leads; only ever goes up, never used twice (FAILOVER P1, rule R1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Epoch(pub u64);
+
+impl Epoch {
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
 
 impl fmt::Display for Epoch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -29,29 +42,148 @@ pub struct SystemId(pub String);
 /// What the record of a cluster says.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Decree {
+    /// The highest epoch that was given out. Above [`Decree::reign`] while an attempt runs to find out who leads next:
+    /// then nobody is granted a lease, and every node is recruited.
     pub epoch: Epoch,
-    /// The only node that may accept writes in this epoch.
+    /// Goes up by one with every change of the record. Nodes refuse what follows from an earlier one.
+    pub revision: u64,
+    /// The only node that may accept writes.
     pub primary: NodeName,
+    /// The epoch it leads in.
+    pub reign: Epoch,
+    /// How far its reign has come.
     pub stage: Stage,
+    /// The identity of the cluster's data; absent only while they are made.
+    pub system_id: Option<SystemId>,
+    pub mode: CommitMode,
+    /// The rule under which commits are acknowledged. With none ([`Rule::alone`]) in synchronous mode, only this
+    /// primary may ever go on.
+    pub rule: Rule,
+    /// The rule that it is being changed to, or that a promotion under way acknowledges by: either may be in effect.
+    pub joint: Option<Rule>,
+    /// Asynchronous mode: who may be promoted. Always part of what the primary has accepted as `pledgers`.
+    pub candidates: BTreeSet<NodeName>,
+    /// Asynchronous mode: whose pledges, all of them, hold the primary's lease up while no controller answers.
+    pub pledgers: BTreeSet<NodeName>,
+    /// Every node that was found to be a whole copy of this cluster, as it was then (rules R9, R17).
+    pub members: BTreeMap<NodeName, Member>,
+    pub lineage: Lineage,
+    /// The highest timeline number that was ever authorised, used or not (rule R8).
+    pub burnt: u32,
+    /// The times that leases are given by.
+    pub profile: Profile,
+    /// The profile before it, while a lease of its length may still run.
+    pub leaving: Option<Profile>,
+    /// When automatic failovers were decided, newest last; what is older than an hour is dropped (rule R19).
+    pub failovers: Vec<Timestamp>,
 }
 
-/// How far the decision of this epoch has come. Each stage can be recognised from outside, so any controller can
-/// continue it.
+/// A node that counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Fly's id of its Machine: a volume that comes back in another one may be a restored snapshot.
+    pub machine: String,
+    pub incarnation: u64,
+}
+
+/// Whether a commit waits for standbys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum CommitMode {
+    /// By rule.
+    Synchronous,
+    /// Never.
+    Asynchronous,
+}
+
+/// How far a reign has come. Each stage can be recognised from outside.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "is")]
 pub enum Stage {
     /// `primary` may run `initdb`, once, on a blank volume, under this nonce (rule R15).
     Bootstrapping { nonce: String },
-    /// `primary` leads the cluster with this identity.
-    Established { system_id: SystemId },
+    /// `primary` was chosen, and has not confirmed its marker yet. The seal is the position of the permission; what
+    /// is acknowledged from now on is acknowledged under the joint rule (rules R6, R8, R10).
+    Promoting { timeline: u32, nonce: String, permission: Permission },
+    /// `primary` led before, nobody else was promoted, and it is to go on under a new epoch.
+    Reaffirming { nonce: String },
+    /// `primary` leads.
+    Established,
+    /// `primary` leads, and is to give up in favour of `to` as soon as it is ready.
+    HandingOver { to: NodeName },
 }
 
 impl Decree {
+    /// The first record of a cluster: `primary` is to make its data, which run on timeline 1.
+    pub fn first(primary: NodeName, nonce: String, mode: CommitMode, profile: Profile) -> Self {
+        let epoch = Epoch(1);
+        let branch = Branch { epoch, timeline: 1, start: Lsn(0), node: primary.clone() };
+        Self {
+            epoch,
+            revision: 1,
+            reign: epoch,
+            stage: Stage::Bootstrapping { nonce: nonce.clone() },
+            system_id: None,
+            mode,
+            rule: Rule::alone(),
+            joint: None,
+            candidates: BTreeSet::new(),
+            pledgers: BTreeSet::new(),
+            members: BTreeMap::new(),
+            lineage: Lineage::new(branch, nonce),
+            burnt: 1,
+            profile,
+            leaving: None,
+            failovers: Vec::new(),
+            primary,
+        }
+    }
+
     /// The identity of the cluster's data, once there is any.
     pub fn system_id(&self) -> Option<&SystemId> {
-        match &self.stage {
-            Stage::Bootstrapping { .. } => None,
-            Stage::Established { system_id } => Some(system_id),
+        self.system_id.as_ref()
+    }
+
+    /// An attempt runs to find out who leads next.
+    pub fn is_electing(&self) -> bool {
+        self.epoch > self.reign
+    }
+
+    /// The primary may be granted a lease: nobody is trying to replace it, and it has something to lead with.
+    pub fn may_be_granted(&self) -> bool {
+        !self.is_electing() && !matches!(self.stage, Stage::Bootstrapping { .. })
+    }
+
+    /// The nonce of the marker that the primary of this reign writes, or wrote.
+    pub fn nonce(&self) -> Option<&str> {
+        self.lineage.marker(self.reign)
+    }
+
+    /// The rule that the primary is told to acknowledge by.
+    pub fn rule_told(&self) -> &Rule {
+        self.joint.as_ref().unwrap_or(&self.rule)
+    }
+
+    /// What the pledges must meet that hold the primary's lease up while no controller answers: each of these. With
+    /// none, nobody else can be promoted without its own consent, and it needs no lease (FAILOVER §2, protocol §2.8).
+    pub fn pledges(&self) -> Vec<Rule> {
+        match self.mode {
+            CommitMode::Synchronous => {
+                // The partner of a promotion under way replaces the rule: what that acknowledged is in the seal.
+                let old = Some(&self.rule).filter(|_| !matches!(self.stage, Stage::Promoting { .. }));
+                let all = old.into_iter().chain(&self.joint);
+                all.filter(|rule| rule.acks() > 0).cloned().collect()
+            }
+            CommitMode::Asynchronous => Rule::any(self.pledgers.len(), self.pledgers.clone()).into_iter().collect(),
         }
+    }
+
+    /// The same record, changed once more.
+    #[must_use]
+    pub fn amended(&self, change: impl FnOnce(&mut Decree)) -> Self {
+        let mut next = self.clone();
+        next.revision += 1;
+        change(&mut next);
+        next
     }
 }

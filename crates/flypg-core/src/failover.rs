@@ -26,6 +26,12 @@ pub enum Verdict {
     Bootstrapping { node: NodeName },
     /// This node leads.
     Leads { node: NodeName, epoch: Epoch },
+    /// An attempt runs to find out who leads after this node.
+    Electing { node: NodeName, epoch: Epoch },
+    /// This node was chosen, or is to go on, and has not confirmed it yet.
+    Promoting { node: NodeName, epoch: Epoch },
+    /// This node leads, and makes way.
+    HandingOver { node: NodeName, to: NodeName },
     /// The record is lost, and this node leads by what all nodes say.
     Adopt { node: NodeName },
 }

@@ -6,6 +6,7 @@
 mod slots;
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -25,8 +26,17 @@ pub struct Ledger {
     pub machine: String,
     /// Goes up by one at every start of the agent.
     pub incarnation: u64,
+    /// The controller that was last obeyed (FAILOVER §2, "the record").
+    #[serde(default)]
+    pub controller: Option<Caller>,
     /// The highest epoch this node has promised to obey.
     pub promised: Epoch,
+    /// The highest revision of the record that it has obeyed in that epoch.
+    #[serde(default)]
+    pub revision: u64,
+    /// It has pledged to its primary since it was last recruited: a pledge of an earlier boot may still run.
+    #[serde(default)]
+    pub pledged: bool,
     pub role: LedgerRole,
     /// The identity of the data on this volume, or of the data it was told to clone.
     pub system_id: Option<SystemId>,
@@ -35,6 +45,17 @@ pub struct Ledger {
     /// The person's parameters with which Postgres last came up: what the agent falls back to when newer ones keep it
     /// from starting.
     pub proven: Option<BTreeMap<String, String>>,
+}
+
+/// Who calls: one life of one controller's store.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Caller {
+    /// Drawn when the store was made.
+    pub id: String,
+    /// Goes up by one, durably, whenever a controller begins to lead with that store.
+    pub generation: u64,
+    /// Drawn at that moment: two copies of one store begin the same generation with different ones.
+    pub boot: String,
 }
 
 /// What this node is, as far as it was told and has come.
@@ -47,10 +68,19 @@ pub enum LedgerRole {
     Initialising { nonce: String, epoch: Epoch },
     /// Is to become a copy, and is not one yet.
     Cloning { upstream: NodeName, epoch: Epoch },
-    /// Leads in this epoch. `nonce` is that of its own `initdb`.
+    /// Leads in this epoch; `nonce` is that of its marker row.
     Primary { epoch: Epoch, nonce: String },
     /// Holds a copy and streams.
     Replica { upstream: NodeName, epoch: Epoch },
+    /// Holds a copy, and follows nobody: it has promised this epoch.
+    Recruited { epoch: Epoch },
+    /// Was recruited, and is to become the primary on this timeline; not known to have done so.
+    Promoting { epoch: Epoch, timeline: u32, nonce: String },
+    /// Has led, or was to, and never will again up to this epoch. Its data are a primary's.
+    Relinquished { epoch: Epoch },
+    /// Its data went another way, or were a primary's, and are to become a copy. Once `rewinding`, they are not whole:
+    /// Postgres does not run on them until they are (rule R16, protocol I12).
+    Rejoining { upstream: NodeName, epoch: Epoch, rewinding: bool },
 }
 
 /// Why a node does not obey an assignment. Nothing was changed.
@@ -60,6 +90,18 @@ pub enum Refusal {
     OtherNode { mine: NodeName, cluster: ClusterName, given: String },
     #[error("epoch {given} is below {promised}, which this node has promised to obey")]
     StaleEpoch { given: Epoch, promised: Epoch },
+    #[error("revision {given} of the record is below {obeyed}, which this node obeys")]
+    StaleRevision { given: u64, obeyed: u64 },
+    #[error("another controller was obeyed here: {known}; this one is {given}")]
+    OtherController { known: String, given: String },
+    #[error("a pledge to the primary runs for another {} ms: until then nobody is promoted over it", .left.as_millis())]
+    Pledged { left: Duration },
+    #[error("this node was not recruited in epoch {given}: it is {role}")]
+    NotRecruited { role: String, given: Epoch },
+    #[error("this node has given up epoch {given} for good: it is {role}")]
+    GivenUp { role: String, given: Epoch },
+    #[error("a pledge is given by a replica of {asks} in epoch {epoch} only; this node is {role}")]
+    NoPledge { role: String, asks: NodeName, epoch: Epoch },
     #[error("the data here belong to system {mine}, the assignment speaks of {given}")]
     OtherSystem { mine: String, given: String },
     #[error("the volume is not blank ({found}), so nothing is initialised on it")]
@@ -90,7 +132,10 @@ impl Ledger {
             node,
             machine,
             incarnation: 1,
+            controller: None,
             promised: Epoch::default(),
+            revision: 0,
+            pledged: false,
             role: LedgerRole::Blank,
             system_id: None,
             assignment: None,
@@ -113,6 +158,9 @@ impl Ledger {
     }
 
     /// The ledger after accepting `assignment`, given what lies on the volume; to be on disk before it is obeyed.
+    ///
+    /// Only what the ledger itself can tell is checked here: whether a pledge still runs is for
+    /// [`Tenure`](crate::node::Tenure) to say.
     pub fn accept(&self, assignment: &Assignment, data: &DataDir) -> Result<Ledger, Refusal> {
         if assignment.cluster != self.cluster || assignment.node != self.node {
             return Err(Refusal::OtherNode {
@@ -121,27 +169,65 @@ impl Ledger {
                 given: format!("node {} of cluster {}", assignment.node, assignment.cluster),
             });
         }
-        if assignment.epoch < self.promised {
-            return Err(Refusal::StaleEpoch { given: assignment.epoch, promised: self.promised });
+        let (epoch, promised) = (assignment.epoch, self.promised);
+        if epoch < promised {
+            return Err(Refusal::StaleEpoch { given: epoch, promised });
         }
-        let epoch = assignment.epoch;
-        let (role, system_id) = match &assignment.task {
-            Task::Bootstrap { nonce } => (self.bootstrap(nonce, epoch, data)?, self.system_id.clone()),
-            Task::Lead { system_id } => {
+        if epoch == promised && assignment.revision < self.revision {
+            return Err(Refusal::StaleRevision { given: assignment.revision, obeyed: self.revision });
+        }
+        let mut next = self.clone();
+        next.role = match &assignment.task {
+            Task::Bootstrap { nonce } => self.bootstrap(nonce, epoch, data)?,
+            Task::Recruit => self.recruit(epoch),
+            Task::Promote { system_id, timeline, terms, .. } => {
                 self.same_system(system_id)?;
-                (self.lead(epoch, data)?, Some(system_id.clone()))
+                self.promote(epoch, *timeline, &terms.nonce)?
             }
-            Task::Follow { primary, system_id } => {
+            Task::Reaffirm { system_id, terms } => {
                 self.same_system(system_id)?;
-                (self.follow(primary, epoch, data)?, Some(system_id.clone()))
+                self.reaffirm(epoch, &terms.nonce, data)?
+            }
+            Task::Lead { system_id, terms } | Task::HandOver { system_id, terms, .. } => {
+                self.same_system(system_id)?;
+                self.lead(epoch, &terms.nonce)?
+            }
+            Task::Follow { primary, system_id, .. } => {
+                self.same_system(system_id)?;
+                next.system_id = Some(system_id.clone());
+                self.follow(primary, epoch, data)?
             }
         };
-        let mut next = self.clone();
+        if epoch > promised {
+            // Whoever was pledged to before is below the promise now.
+            next.pledged = false;
+        }
         next.promised = epoch;
-        next.role = role;
-        next.system_id = system_id;
+        next.revision = assignment.revision;
         next.assignment = Some(assignment.clone());
         Ok(next)
+    }
+
+    /// The ledger after hearing from `caller` about a record that has reached `epoch`; `None` if that changes nothing.
+    ///
+    /// One store speaks with one voice: an earlier life of it, or a second copy, is refused. Another store is obeyed
+    /// only with an epoch beyond everything that was promised, as a record that was rebuilt has.
+    pub fn heed(&self, caller: &Caller, epoch: Epoch) -> Result<Option<Ledger>, Refusal> {
+        let obey = match &self.controller {
+            None => true,
+            Some(known) if known.id != caller.id => epoch > self.promised,
+            Some(known) if known.generation == caller.generation => known.boot == caller.boot,
+            Some(known) => caller.generation > known.generation,
+        };
+        match (obey, &self.controller) {
+            (true, Some(known)) if known == caller => Ok(None),
+            (true, _) => Ok(Some(Ledger { controller: Some(caller.clone()), ..self.clone() })),
+            (false, known) => {
+                let words = |caller: &Caller| format!("{} in its life {}", caller.id, caller.generation);
+                let known = known.as_ref().map(words).unwrap_or_default();
+                Err(Refusal::OtherController { known, given: words(caller) })
+            }
+        }
     }
 
     fn same_system(&self, given: &SystemId) -> Result<(), Refusal> {
@@ -165,22 +251,66 @@ impl Ledger {
             LedgerRole::Primary { nonce: mine, epoch: leads } if mine == nonce && *leads == epoch => {
                 Ok(self.role.clone())
             }
-            LedgerRole::Primary { .. } | LedgerRole::Replica { .. } | LedgerRole::Cloning { .. } => {
-                Err(Refusal::BootstrapOverData { found: self.role.to_string() })
-            }
+            role => Err(Refusal::BootstrapOverData { found: role.to_string() }),
         }
     }
 
-    fn lead(&self, epoch: Epoch, data: &DataDir) -> Result<LedgerRole, Refusal> {
+    /// Never refused: a promise binds whoever gives it, whatever it holds.
+    fn recruit(&self, epoch: Epoch) -> LedgerRole {
         match &self.role {
-            // A higher epoch re-affirms it: the record was lost and made again, with no other primary in between. That
-            // rests on nobody being promoted without this node's promise; a promotion must keep it so.
-            LedgerRole::Primary { nonce, .. } => Ok(LedgerRole::Primary { epoch, nonce: nonce.clone() }),
-            LedgerRole::Replica { .. } => Err(Refusal::NotPromoted { role: self.role.to_string(), given: epoch }),
-            LedgerRole::Blank if !matches!(data, DataDir::Blank) => Err(Refusal::UnknownData),
-            LedgerRole::Blank | LedgerRole::Initialising { .. } | LedgerRole::Cloning { .. } => {
-                Err(Refusal::NothingToLead { found: data.to_string() })
+            LedgerRole::Replica { .. } | LedgerRole::Recruited { .. } => LedgerRole::Recruited { epoch },
+            // The task of this very epoch came before, and goes on.
+            LedgerRole::Promoting { epoch: mine, .. } | LedgerRole::Primary { epoch: mine, .. } if *mine == epoch => {
+                self.role.clone()
             }
+            LedgerRole::Primary { .. } | LedgerRole::Promoting { .. } | LedgerRole::Relinquished { .. } => {
+                LedgerRole::Relinquished { epoch }
+            }
+            // They have nothing to be chosen for.
+            LedgerRole::Blank
+            | LedgerRole::Initialising { .. }
+            | LedgerRole::Cloning { .. }
+            | LedgerRole::Rejoining { .. } => self.role.clone(),
+        }
+    }
+
+    fn promote(&self, epoch: Epoch, timeline: u32, nonce: &str) -> Result<LedgerRole, Refusal> {
+        match &self.role {
+            LedgerRole::Recruited { epoch: mine } if *mine == epoch => {
+                Ok(LedgerRole::Promoting { epoch, timeline, nonce: nonce.to_owned() })
+            }
+            LedgerRole::Promoting { epoch: mine, nonce: theirs, .. }
+            | LedgerRole::Primary { epoch: mine, nonce: theirs }
+                if *mine == epoch && theirs == nonce =>
+            {
+                Ok(self.role.clone())
+            }
+            role => Err(Refusal::NotRecruited { role: role.to_string(), given: epoch }),
+        }
+    }
+
+    fn reaffirm(&self, epoch: Epoch, nonce: &str, data: &DataDir) -> Result<LedgerRole, Refusal> {
+        let again = || Ok(LedgerRole::Primary { epoch, nonce: nonce.to_owned() });
+        match &self.role {
+            LedgerRole::Primary { epoch: mine, nonce: theirs } if *mine == epoch && theirs == nonce => again(),
+            LedgerRole::Primary { epoch: mine, .. } if *mine < epoch => again(),
+            LedgerRole::Relinquished { .. } => again(),
+            // Not known to have been promoted, but its data may have been: whether they are a primary's is seen there.
+            LedgerRole::Promoting { epoch: mine, .. } if *mine < epoch => again(),
+            LedgerRole::Blank if matches!(data, DataDir::Complete { .. }) => Err(Refusal::UnknownData),
+            role => Err(Refusal::NothingToLead { found: role.to_string() }),
+        }
+    }
+
+    fn lead(&self, epoch: Epoch, nonce: &str) -> Result<LedgerRole, Refusal> {
+        match &self.role {
+            LedgerRole::Primary { epoch: mine, nonce: theirs } if *mine == epoch && theirs == nonce => {
+                Ok(self.role.clone())
+            }
+            LedgerRole::Relinquished { epoch: mine } if *mine >= epoch => {
+                Err(Refusal::GivenUp { role: self.role.to_string(), given: epoch })
+            }
+            role => Err(Refusal::NotPromoted { role: role.to_string(), given: epoch }),
         }
     }
 
@@ -195,10 +325,65 @@ impl Ledger {
                 _ => Err(Refusal::UnknownData),
             },
             LedgerRole::Cloning { .. } => Ok(LedgerRole::Cloning { upstream, epoch }),
-            LedgerRole::Replica { .. } => Ok(LedgerRole::Replica { upstream, epoch }),
+            LedgerRole::Replica { .. } | LedgerRole::Recruited { .. } => Ok(LedgerRole::Replica { upstream, epoch }),
             LedgerRole::Initialising { .. } => Err(Refusal::Unfinished),
-            LedgerRole::Primary { epoch, .. } => Err(Refusal::NotDemoted { leads: *epoch }),
+            LedgerRole::Primary { epoch: mine, .. } | LedgerRole::Promoting { epoch: mine, .. } if *mine >= epoch => {
+                Err(Refusal::NotDemoted { leads: *mine })
+            }
+            LedgerRole::Primary { .. } | LedgerRole::Promoting { .. } | LedgerRole::Relinquished { .. } => {
+                Ok(LedgerRole::Rejoining { upstream, epoch, rewinding: false })
+            }
+            LedgerRole::Rejoining { rewinding, .. } => {
+                Ok(LedgerRole::Rejoining { upstream, epoch, rewinding: *rewinding })
+            }
         }
+    }
+
+    /// The ledger with which a pledge is given to `asks`, which leads in `epoch` and has told `revision`: for as long
+    /// as it runs, nobody is promoted over the primary with this node's help (FAILOVER §2, "pledges").
+    pub fn pledge(&self, asks: &NodeName, epoch: Epoch) -> Result<Ledger, Refusal> {
+        match &self.role {
+            LedgerRole::Replica { upstream, epoch: mine }
+                if upstream == asks && *mine == epoch && epoch == self.promised =>
+            {
+                Ok(Ledger { pledged: true, ..self.clone() })
+            }
+            role => Err(Refusal::NoPledge { role: role.to_string(), asks: asks.clone(), epoch }),
+        }
+    }
+
+    /// The ledger once Postgres was promoted onto the authorised timeline. `None` for every other role.
+    pub fn promoted(&self) -> Option<Ledger> {
+        let LedgerRole::Promoting { epoch, nonce, .. } = &self.role else { return None };
+        Some(Ledger { role: LedgerRole::Primary { epoch: *epoch, nonce: nonce.clone() }, ..self.clone() })
+    }
+
+    /// The ledger once this node gives up leading by itself (fence F5). `None` if it does not lead.
+    pub fn relinquished(&self) -> Option<Ledger> {
+        match &self.role {
+            LedgerRole::Primary { epoch, .. } | LedgerRole::Promoting { epoch, .. } => {
+                Some(Ledger { role: LedgerRole::Relinquished { epoch: *epoch }, ..self.clone() })
+            }
+            _ => None,
+        }
+    }
+
+    /// The ledger before the data of a copy that went another way are touched: from now on they are not whole.
+    pub fn rewinding(&self) -> Option<Ledger> {
+        match &self.role {
+            LedgerRole::Replica { upstream, epoch } | LedgerRole::Rejoining { upstream, epoch, .. } => {
+                let role = LedgerRole::Rejoining { upstream: upstream.clone(), epoch: *epoch, rewinding: true };
+                Some(Ledger { role, ..self.clone() })
+            }
+            _ => None,
+        }
+    }
+
+    /// The ledger once the data of a node that led are a copy's: they fit the lineage and `standby.signal` is there.
+    pub fn rejoined(&self) -> Option<Ledger> {
+        let LedgerRole::Rejoining { upstream, epoch, .. } = &self.role else { return None };
+        let role = LedgerRole::Replica { upstream: upstream.clone(), epoch: *epoch };
+        Some(Ledger { role, ..self.clone() })
     }
 
     /// The ledger once the data directory is complete: `initdb` under the promised nonce, or the clone, is done.
@@ -209,16 +394,20 @@ impl Ledger {
             LedgerRole::Cloning { upstream, epoch } => {
                 LedgerRole::Replica { upstream: upstream.clone(), epoch: *epoch }
             }
-            LedgerRole::Blank | LedgerRole::Primary { .. } | LedgerRole::Replica { .. } => return None,
+            _ => return None,
         };
         Some(Ledger { role, system_id: Some(system_id.clone()), ..self.clone() })
     }
 
-    /// The ledger of a replica whose copy is of no use any more and is to be made anew. `None` for every other role.
+    /// The ledger of a copy that is of no use any more and is to be made anew. `None` for every other role.
     pub fn given_up(&self) -> Option<Ledger> {
-        let LedgerRole::Replica { upstream, epoch } = &self.role else { return None };
-        let role = LedgerRole::Cloning { upstream: upstream.clone(), epoch: *epoch };
-        Some(Ledger { role, ..self.clone() })
+        match &self.role {
+            LedgerRole::Replica { upstream, epoch } | LedgerRole::Rejoining { upstream, epoch, .. } => {
+                let role = LedgerRole::Cloning { upstream: upstream.clone(), epoch: *epoch };
+                Some(Ledger { role, ..self.clone() })
+            }
+            _ => None,
+        }
     }
 }
 
@@ -230,6 +419,10 @@ impl std::fmt::Display for LedgerRole {
             LedgerRole::Cloning { upstream, .. } => write!(f, "being cloned from {upstream}"),
             LedgerRole::Primary { epoch, .. } => write!(f, "the primary of epoch {epoch}"),
             LedgerRole::Replica { upstream, .. } => write!(f, "a replica of {upstream}"),
+            LedgerRole::Recruited { epoch } => write!(f, "recruited for epoch {epoch}"),
+            LedgerRole::Promoting { epoch, .. } => write!(f, "being promoted in epoch {epoch}"),
+            LedgerRole::Relinquished { epoch } => write!(f, "a former primary that gave up epoch {epoch}"),
+            LedgerRole::Rejoining { upstream, .. } => write!(f, "becoming a replica of {upstream} again"),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 mod step;
 mod stranded;
+mod tenure;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -11,10 +12,13 @@ use serde::{Deserialize, Serialize};
 
 pub use step::next;
 pub use stranded::{Position, PrimarySeen, REMAKE_WINDOW, Stranded};
+pub use tenure::{PledgeAsked, Round, Tenure};
 
 use crate::Timestamp;
-use crate::decree::SystemId;
+use crate::decree::{Epoch, SystemId};
+use crate::failover::{Astray, Rule};
 use crate::names::NodeName;
+use crate::protocol::End;
 
 /// What is seen on this machine.
 #[derive(Debug, Clone, PartialEq)]
@@ -39,6 +43,18 @@ pub struct Local {
     pub remakes: Vec<Timestamp>,
     /// Somebody asked for a restart of Postgres.
     pub restart_ordered: bool,
+    /// A Postgres that accepts writes may run: [`Tenure::may_run_primary`].
+    pub may_lead: bool,
+    /// The lease has been over for longer than the grace: it stops.
+    pub grace_over: bool,
+    /// A primary: how far its epoch has come. What a Postgres that ended had done does not count.
+    pub reign: ReignSeen,
+    /// A recruited standby, or a stopped primary: where its data end, once that is final and was read.
+    pub end: Option<End>,
+    /// Its data do not fit the lineage that it was told; `None` if they do, or nobody could tell yet.
+    pub astray: Option<Astray>,
+    /// The last attempts at rewinding these data failed, for this reason, since they were last whole.
+    pub rewind_failed: Option<String>,
     /// The agent is to end, and Postgres with it.
     pub stopping: bool,
 }
@@ -58,6 +74,12 @@ impl Local {
             stranded: None,
             remakes: Vec::new(),
             restart_ordered: false,
+            may_lead: false,
+            grace_over: false,
+            reign: ReignSeen::default(),
+            end: None,
+            astray: None,
+            rewind_failed: None,
             stopping: false,
         }
     }
@@ -121,6 +143,25 @@ pub struct SlotSeen {
     pub lost: bool,
 }
 
+/// What is seen of a primary's way to an open gate.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ReignSeen {
+    /// It is in recovery: a standby that is to be promoted.
+    pub in_recovery: bool,
+    /// The timeline it is on; absent while that is not known.
+    pub timeline: Option<u32>,
+    /// The marker of its epoch was flushed under the rule by the Postgres that runs.
+    pub confirmed: bool,
+    /// The rule that is in effect in every walsender.
+    pub rule: Option<Rule>,
+    /// All WAL from before that rule came into effect meets it.
+    pub covered: bool,
+    /// A checkpoint was done on this timeline.
+    pub checkpointed: bool,
+    /// The gate holds new transactions back, and none runs any more (or time was up).
+    pub drained: bool,
+}
+
 /// The next thing to do. Each is safe to do twice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum NodeStep {
@@ -182,6 +223,42 @@ pub enum NodeStep {
     RestartPostgres,
     /// End all sessions and stop cleanly.
     StopFast,
+    /// Cut the upstream off, wait until the receiver is gone and all that is here is replayed, and read where it ends
+    /// (rule R5).
+    FindEnd,
+    /// Read from the files of a stopped Postgres where its data end, and whether it was shut down cleanly.
+    InspectStopped,
+    /// Leave stubs for the burnt timelines, promote, and see that the timeline is this one (rule R8).
+    Promote {
+        timeline: u32,
+        burnt: Vec<u32>,
+    },
+    /// Postgres is a primary on the authorised timeline: remember that it is.
+    RecordPromoted,
+    /// Bring the rule into effect in every walsender (rule R13). [`NodeStep::WriteSettings`] has written it.
+    EnsureRule {
+        rule: Rule,
+    },
+    /// Write the marker of this epoch and wait until the rule has it (rules R10, R11).
+    Confirm {
+        epoch: Epoch,
+        nonce: String,
+    },
+    /// So that others can be rewound to this timeline.
+    Checkpoint,
+    /// Hold new transactions back, and let those that run come to their end for a while.
+    Drain,
+    /// The durable promise never to lead in this epoch again (fence F5).
+    RecordRelinquished,
+    /// Postgres of a primary is stopped, and its data fit the lineage: leave `standby.signal`, and remember that they
+    /// are a copy's.
+    BecomeStandby,
+    /// Remember that the data are about to be touched (rule R16).
+    RecordRewinding,
+    /// `pg_rewind` from the primary, configuration and `standby.signal` after it.
+    Rewind {
+        from: NodeName,
+    },
 }
 
 /// Crashes within this time count against a quick restart (failover-protocol §2.7: 3 in 10 minutes).

@@ -6,11 +6,15 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::net::IpAddr;
 use std::str::FromStr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::decree::{Epoch, SystemId};
+use crate::failover::lease::BootTime;
+use crate::failover::{History, Lineage, Rule};
 use crate::names::{ClusterName, NodeName};
+use crate::spec::Profile;
 
 /// The ports of a Machine's private address.
 pub mod ports {
@@ -39,6 +43,8 @@ pub mod env {
 }
 
 /// What a node is told to be. Sent with `PUT /v1/assignment`; obeyed only after it is on disk.
+///
+/// Its task follows from the record alone, so two controllers that read the same record tell a node the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Assignment {
     pub cluster: ClusterName,
@@ -46,10 +52,14 @@ pub struct Assignment {
     pub node: NodeName,
     /// The epoch of the decree this follows from. A node refuses one below what it has promised.
     pub epoch: Epoch,
+    /// The revision of that decree. A node refuses one below what it obeys in this epoch.
+    pub revision: u64,
     pub task: Task,
     /// Every node of the cluster that has an address, itself included, nearest first (same region, then others).
     /// The routers and the replication gate know no others.
     pub peers: Vec<Peer>,
+    /// The times that leases and pledges go by.
+    pub profile: Profile,
     /// What the person wrote under `postgres.parameters`; derived and owned settings are the agent's to add.
     pub parameters: BTreeMap<String, String>,
 }
@@ -60,10 +70,60 @@ pub struct Assignment {
 pub enum Task {
     /// Run `initdb` if, and only if, the volume is blank or carries an unfinished one of this same nonce; then lead.
     Bootstrap { nonce: String },
-    /// Lead the cluster with this identity. Never creates anything.
-    Lead { system_id: SystemId },
-    /// Stream from `primary`: clone from it first if the volume is blank.
-    Follow { primary: NodeName, system_id: SystemId },
+    /// Promise this epoch: never serve, follow, acknowledge or pledge below it. A standby stops its receiver, replays
+    /// what it has and says where that ends; a primary shuts its gate and stops (rules R5, F5).
+    Recruit,
+    /// Recruited in this very epoch: become the primary, on this timeline and no other. `burnt` were authorised and
+    /// must never be used (rule R8).
+    Promote { system_id: SystemId, timeline: u32, burnt: Vec<u32>, terms: Terms },
+    /// It led before and nobody else was promoted: go on on the same timeline, in this epoch.
+    Reaffirm { system_id: SystemId, terms: Terms },
+    /// Go on leading in this epoch. Never creates, promotes or re-affirms anything.
+    Lead { system_id: SystemId, terms: Terms },
+    /// Lead until everything is ready for `to`, then hold new transactions, stop cleanly, and promise never to lead in
+    /// this epoch again (fence F5).
+    HandOver { system_id: SystemId, terms: Terms, to: NodeName },
+    /// Stream from `primary`: clone from it first if the volume is blank. `lineage` says what a copy must be like; one
+    /// that went another way may be rewound, or else made anew, only if `remake` (it destroys what only it has).
+    Follow { primary: NodeName, system_id: SystemId, lineage: Lineage, remake: bool },
+}
+
+/// Under what a primary leads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// What its marker row of this epoch carries (rule R10).
+    pub nonce: String,
+    /// Commits are acknowledged under this rule.
+    pub rule: Rule,
+    /// While no controller answers, its lease is held up by pledges that meet each of these. With none, nobody else
+    /// can be promoted without its consent, and it needs no lease.
+    pub pledges: Vec<Rule>,
+}
+
+impl Task {
+    /// In one word.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Task::Bootstrap { .. } => "bootstrap",
+            Task::Recruit => "recruit",
+            Task::Promote { .. } => "promote",
+            Task::Reaffirm { .. } => "reaffirm",
+            Task::Lead { .. } => "lead",
+            Task::HandOver { .. } => "hand-over",
+            Task::Follow { .. } => "follow",
+        }
+    }
+
+    /// What it leads under, if it is to lead.
+    pub const fn terms(&self) -> Option<&Terms> {
+        match self {
+            Task::Promote { terms, .. }
+            | Task::Reaffirm { terms, .. }
+            | Task::Lead { terms, .. }
+            | Task::HandOver { terms, .. } => Some(terms),
+            Task::Bootstrap { .. } | Task::Recruit | Task::Follow { .. } => None,
+        }
+    }
 }
 
 /// A node as another node must know it.
@@ -102,12 +162,23 @@ pub struct NodeReport {
     pub machine: String,
     /// Goes up by one at every start of the agent; on disk (rule R17).
     pub incarnation: u64,
+    /// This boot, and when in it this report was sent: a grant echoes both (rule R2). Not news.
+    pub boot: String,
+    pub sent: BootTime,
     /// Goes up whenever something worth waking for changed; `GET /v1/report?after=N` waits until it is above `N`.
     pub version: u64,
     /// The highest epoch this node has promised to obey.
     pub promised: Epoch,
     /// [`Assignment::digest`] of the assignment on disk.
     pub assignment: Option<String>,
+    /// The revision of the record that it follows from.
+    pub revision: u64,
+    /// Where this node stands towards its epoch.
+    pub standing: Standing,
+    /// A pledge to the primary runs for so long: until then this node cannot be recruited.
+    pub pledged_for: Option<Duration>,
+    /// How long ago this node last got WAL or a question for a pledge from its primary. Not news.
+    pub primary_heard: Option<Duration>,
     pub phase: Phase,
     /// What runs on this node now; absent while Postgres does not answer.
     pub postgres: Option<PgReport>,
@@ -115,6 +186,64 @@ pub struct NodeReport {
     pub disk: Option<Disk>,
     /// How often Postgres had to be started again without being asked since this agent started.
     pub crashes: u32,
+}
+
+/// What a node has promised, and how far it has come with that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub enum Standing {
+    /// It follows, or makes its data, or has none.
+    Unbound,
+    /// A standby that has promised the epoch. `end` only once its receiver is gone and all that it has is replayed.
+    Recruited { end: Option<End> },
+    /// It led, or was to; it has promised never to answer below, or again in, the epoch. `end` only once Postgres has
+    /// stopped; `clean` if that was a clean shutdown, so that `end` is all there is.
+    Relinquished { clean: bool, end: Option<End> },
+    /// It leads, or is to.
+    Leading(Leading),
+}
+
+/// Where a node's history and WAL end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct End {
+    pub history: History,
+    /// End of the valid WAL on disk.
+    pub lsn: Lsn,
+}
+
+/// How far a primary has come.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Leading {
+    /// Its marker of this epoch was flushed under the rule, by the Postgres that runs now: all that it has is as safe
+    /// as the rule makes it (rules R10, R11).
+    pub confirmed: bool,
+    /// Where its timeline began.
+    pub start: Option<Lsn>,
+    /// The rule that is in effect in every one of its walsenders; absent while one is being brought into effect (R13).
+    pub rule: Option<Rule>,
+    /// All WAL from before that rule came into effect meets it.
+    pub covered: bool,
+    /// A checkpoint on its timeline is done: others can be rewound to it.
+    pub checkpointed: bool,
+    pub gate: Gate,
+}
+
+/// Whether a primary's gate lets answers pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gate {
+    Open,
+    /// New transactions wait, for a switchover.
+    Holding,
+    /// Its marker of this epoch is not confirmed yet.
+    #[default]
+    Unconfirmed,
+    /// It has no lease.
+    Leaseless,
+    /// Postgres does not run.
+    Down,
+    /// This node does not lead.
+    Fenced,
 }
 
 /// What a node is doing about its data directory.
@@ -174,6 +303,9 @@ pub struct PgReport {
     pub version: String,
     pub system_id: SystemId,
     pub timeline: u32,
+    /// Absent until it was read.
+    #[serde(default)]
+    pub history: Option<History>,
     /// Unix seconds.
     pub started_at: i64,
     pub role: PgRole,
@@ -202,6 +334,9 @@ pub enum PgRole {
         replicas: Vec<ReplicaReport>,
         /// Slots of ours, with the WAL each keeps back in bytes.
         slots: BTreeMap<String, u64>,
+        /// The last write through a real backend, one per second; absent until there was one.
+        #[serde(default)]
+        probe: Option<Probe>,
     },
     /// In recovery.
     Standby {
@@ -214,6 +349,15 @@ pub enum PgRole {
         /// replayed, absent when unknown.
         replay_lag_seconds: Option<f64>,
     },
+}
+
+/// A write through a real backend, with its fsync.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Probe {
+    /// How long the last one that came to its end took.
+    pub took: Duration,
+    /// How long the one under way has been running, if it is late. Not news below a second.
+    pub hangs: Option<Duration>,
 }
 
 /// A walsender as the primary sees it.

@@ -91,6 +91,10 @@ fn drift(over: Duration) -> Duration {
 #[serde(transparent)]
 pub struct BootTime(pub Duration);
 
+impl BootTime {
+    pub const MAX: Self = Self(Duration::MAX);
+}
+
 /// The controller's answer to a report: the lease goes on.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
@@ -140,37 +144,46 @@ impl Lease {
         self.passes(BootTime(now.0.saturating_add(timing.refuse_before)))
     }
 
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
+    }
+
     /// When nothing passes any more, unless it is renewed.
     pub fn end(&self) -> BootTime {
         self.end
     }
 }
 
-/// What a controller knows of the leases it gave in one epoch, on its own monotonic clock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Granted {
-    /// When the last report that was answered with a grant arrived; absent if this controller gave none.
-    last: Option<Duration>,
-    /// When this controller came to be the one that may grant.
-    leads_since: Duration,
+/// A reading of a controller's own monotonic clock. Comparable within one life of one controller only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Mono(pub Duration);
+
+impl Mono {
+    /// From `earlier` to this; zero if `earlier` is later.
+    pub fn since(self, earlier: Mono) -> Duration {
+        self.0.saturating_sub(earlier.0)
+    }
 }
 
-impl Granted {
-    pub fn new(leads_since: Duration) -> Self {
-        Self { last: None, leads_since }
-    }
+/// What a controller knows of the leases it gave to one primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Granted {
+    pub epoch: Epoch,
+    /// When the last report arrived that was answered with a grant. Remembered before the grant leaves.
+    pub last: Mono,
+}
 
-    /// A grant leaves, for a report that arrived at `arrived`.
-    pub fn grant(&mut self, arrived: Duration) {
-        self.last = Some(self.last.map_or(arrived, |last| last.max(arrived)));
-    }
+/// The time half of F2: no lease that any controller gave in `reign` can be valid. One that this controller did not give
+/// may have been given just before it began to lead, at `leads_since` (rule R2).
+pub fn over(granted: Option<Granted>, reign: Epoch, leads_since: Mono, now: Mono, timing: &Timing) -> bool {
+    now >= over_at(granted, reign, leads_since, timing)
+}
 
-    /// The time half of F2: no lease that anyone gave can be valid. One that this controller did not give may have been
-    /// given just before it began to lead (rule R2).
-    pub fn over(&self, now: Duration, timing: &Timing) -> bool {
-        let since = self.last.map_or(self.leads_since, |last| last.max(self.leads_since));
-        now >= since.saturating_add(timing.over_after())
-    }
+/// When [`over`] will be true, if nothing is granted any more.
+pub fn over_at(granted: Option<Granted>, reign: Epoch, leads_since: Mono, timing: &Timing) -> Mono {
+    let last = granted.filter(|granted| granted.epoch == reign).map_or(leads_since, |g| g.last.max(leads_since));
+    Mono(last.0.saturating_add(timing.over_after()))
 }
 
 #[cfg(test)]
@@ -226,14 +239,14 @@ mod tests {
             for up in [0, 1, 700, 5_000] {
                 for down in [0, 1, 5_999, 20_000] {
                     let (arrives, granted_at) = (MS(sent + up), MS(sent + up + down));
-                    let mut granted = Granted::new(Duration::ZERO);
-                    granted.grant(arrives);
+                    let granted = Some(Granted { epoch: Epoch(1), last: Mono(arrives) });
                     let mut lease = Lease::none("b", Epoch(1));
                     let report = BootTime(slow(MS(sent)));
                     lease.renew(&Grant { epoch: Epoch(1), boot: "b".to_owned(), sent: report, ttl: timing.ttl });
                     for now in (0..40_000).step_by(50).map(MS).filter(|now| *now >= granted_at) {
                         let passes = lease.passes(BootTime(slow(now)));
-                        assert!(!(passes && granted.over(now, &timing)), "sent {sent} up {up} down {down} at {now:?}");
+                        let over = over(granted, Epoch(1), Mono::default(), Mono(now), &timing);
+                        assert!(!(passes && over), "sent {sent} up {up} down {down} at {now:?}");
                     }
                 }
             }
@@ -243,8 +256,10 @@ mod tests {
     #[test]
     fn a_new_controller_waits_for_leases_that_it_did_not_give() {
         let timing = Timing::of(Profile::Balanced);
-        let granted = Granted::new(MS(10_000));
-        assert!(!granted.over(MS(16_511), &timing));
-        assert!(granted.over(MS(16_512), &timing));
+        let over = |now| over(None, Epoch(1), Mono(MS(10_000)), Mono(MS(now)), &timing);
+        assert!(!over(16_511) && over(16_512));
+        // What was granted in an earlier reign says nothing about this one.
+        let before = Some(Granted { epoch: Epoch(1), last: Mono(MS(90_000)) });
+        assert!(super::over(before, Epoch(2), Mono(MS(10_000)), Mono(MS(16_512)), &timing));
     }
 }

@@ -1,5 +1,7 @@
 //! Where a node stands in the history of a cluster, and whether its history is the cluster's.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use crate::decree::Epoch;
@@ -15,14 +17,17 @@ pub struct Branch {
     /// Where it left the branch before it.
     pub start: Lsn,
     pub node: NodeName,
-    /// What its marker row carries, so that two promotions can never be taken for one (rule R9).
-    pub nonce: String,
 }
 
-/// The timelines of a cluster, oldest first; only ever appended to.
+/// The way of a cluster; only ever added to.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Lineage(Vec<Branch>);
+pub struct Lineage {
+    /// Its timelines, oldest first.
+    branches: Vec<Branch>,
+    /// The nonce of every marker row that was authorised, by epoch: so that two promotions can never be taken for one
+    /// (rule R9). An epoch in which the old primary was re-affirmed has a marker and no timeline of its own.
+    markers: BTreeMap<Epoch, String>,
+}
 
 /// A position that can be compared between nodes. A raw WAL position cannot: a node that went its own way may have a
 /// higher one (protocol, counterexample M9).
@@ -66,22 +71,32 @@ pub enum Astray {
 }
 
 impl Lineage {
-    pub fn new(first: Branch) -> Self {
-        Self(vec![first])
+    pub fn new(first: Branch, nonce: String) -> Self {
+        Self { markers: [(first.epoch, nonce)].into(), branches: vec![first] }
     }
 
     pub fn branches(&self) -> &[Branch] {
-        &self.0
+        &self.branches
     }
 
-    /// Appends the branch of a new decision. `false`, and nothing is done, if it does not come after the last one.
+    /// The nonce of the marker of `epoch`, if one was authorised.
+    pub fn marker(&self, epoch: Epoch) -> Option<&str> {
+        self.markers.get(&epoch).map(String::as_str)
+    }
+
+    /// Authorises the marker of a new epoch, in the same change of the record that takes the decision.
+    pub fn authorise(&mut self, epoch: Epoch, nonce: String) {
+        self.markers.insert(epoch, nonce);
+    }
+
+    /// Appends the branch of a decision. `false`, and nothing is done, if it does not come after the last one.
     #[must_use]
     pub fn append(&mut self, branch: Branch) -> bool {
-        let follows = self.0.last().is_none_or(|last| {
+        let follows = self.branches.last().is_none_or(|last| {
             branch.epoch > last.epoch && branch.timeline > last.timeline && branch.start >= last.start
         });
         if follows {
-            self.0.push(branch);
+            self.branches.push(branch);
         }
         follows
     }
@@ -92,25 +107,24 @@ impl Lineage {
     /// nobody's history.
     pub fn place(&self, history: &History, end: Lsn) -> Result<Position, Astray> {
         let rank = self
-            .0
+            .branches
             .iter()
             .position(|branch| branch.timeline == history.timeline)
             .ok_or(Astray::Timeline { timeline: history.timeline })?;
         for switch in &history.switches {
-            let left = self.0[..rank].iter().position(|branch| branch.timeline == switch.timeline);
+            let left = self.branches[..rank].iter().position(|branch| branch.timeline == switch.timeline);
             let Some(left) = left else { return Err(Astray::Timeline { timeline: switch.timeline }) };
-            if self.0[left + 1].start != switch.at {
+            if self.branches[left + 1].start != switch.at {
                 return Err(Astray::Switch { timeline: switch.timeline });
             }
         }
-        if let Some(next) = self.0.get(rank + 1)
+        if let Some(next) = self.branches.get(rank + 1)
             && end > next.start
         {
             return Err(Astray::Beyond { rank });
         }
         for (epoch, nonce) in &history.markers {
-            let recorded = self.0.iter().find(|branch| branch.epoch == *epoch).map(|branch| &branch.nonce);
-            if recorded != Some(nonce) {
+            if self.markers.get(epoch) != Some(nonce) {
                 return Err(Astray::Marker { epoch: *epoch });
             }
         }
@@ -124,11 +138,13 @@ mod tests {
 
     fn branch(epoch: u64, timeline: u32, start: u64) -> Branch {
         let node = NodeName::new("ord".parse().unwrap(), timeline);
-        Branch { epoch: Epoch(epoch), timeline, start: Lsn(start), node, nonce: format!("n{epoch}") }
+        Branch { epoch: Epoch(epoch), timeline, start: Lsn(start), node }
     }
 
     fn lineage() -> Lineage {
-        let mut lineage = Lineage::new(branch(1, 1, 0));
+        let mut lineage = Lineage::new(branch(1, 1, 0), "n1".to_owned());
+        lineage.authorise(Epoch(4), "n4".to_owned());
+        lineage.authorise(Epoch(5), "n5".to_owned());
         assert!(lineage.append(branch(4, 2, 100)));
         assert!(lineage.append(branch(5, 3, 250)));
         lineage

@@ -22,7 +22,15 @@ pub fn next(ledger: &Ledger, local: &Local, now: Timestamp) -> NodeStep {
     match &local.data {
         DataDir::Unusable { why } => quarantine(local, why.clone()),
         DataDir::Blank => match (&ledger.role, &ledger.assignment) {
-            (LedgerRole::Primary { .. } | LedgerRole::Replica { .. }, _) => quarantine(
+            (
+                LedgerRole::Primary { .. }
+                | LedgerRole::Replica { .. }
+                | LedgerRole::Recruited { .. }
+                | LedgerRole::Promoting { .. }
+                | LedgerRole::Relinquished { .. }
+                | LedgerRole::Rejoining { .. },
+                _,
+            ) => quarantine(
                 local,
                 format!("the ledger says that this node is {}, but its data directory is gone", ledger.role),
             ),
@@ -53,6 +61,7 @@ pub fn next(ledger: &Ledger, local: &Local, now: Timestamp) -> NodeStep {
                 },
                 // Nothing that this node was told on this Machine lets Postgres run.
                 (_, None) | (LedgerRole::Blank, _) => stop_if_up(local),
+                _ => NodeStep::Nothing,
             }
         }
     }
@@ -92,7 +101,7 @@ fn fits(
         LedgerRole::Replica { .. } if !standby_signal => {
             Err("this node follows, but standby.signal is gone: Postgres would accept writes".to_owned())
         }
-        LedgerRole::Primary { .. } | LedgerRole::Replica { .. } => Ok(()),
+        _ => Ok(()),
     }
 }
 

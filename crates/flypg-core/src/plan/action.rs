@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use crate::decree::Decree;
-use crate::failover::Verdict;
+use crate::failover::lease::{Grant, Mono};
+use crate::failover::{Missing, Rule, Verdict};
 use crate::names::{ClusterName, NodeName, Region};
 use crate::protocol::Assignment;
 use crate::spec::{Guest, ReconcileMode, SnapshotPolicy};
@@ -25,9 +26,14 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// Nothing to do and nothing to wait for: the cluster is as the file says.
+    /// Nothing to do but to renew leases, and nothing to wait for: the cluster is as the file says.
     pub fn is_quiet(&self) -> bool {
-        self.steps.is_empty() && self.holds.is_empty()
+        self.changes().next().is_none() && self.holds.is_empty()
+    }
+
+    /// The steps that change something: all but the renewal of leases.
+    pub fn changes(&self) -> impl Iterator<Item = &Step> {
+        self.steps.iter().filter(|step| !matches!(step.action, Action::Renew { .. }))
     }
 }
 
@@ -35,16 +41,20 @@ impl Plan {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Stage {
+    /// Leases.
+    Renew,
     /// Who leads.
     Lead,
+    /// What nodes are told by whoever decided that.
+    Assign,
+    /// Proof that an old primary has ended.
+    Prove,
     /// What everything else stands in: the app.
     Found,
     /// What Machines need before they are made: secrets, volumes, addresses.
     Furnish,
     /// Machines.
     Launch,
-    /// What nodes are told to be.
-    Assign,
     /// Changes that do not disturb.
     Adjust,
     /// One disruptive act.
@@ -134,6 +144,22 @@ pub enum Action {
         address: IpAddr,
         assignment: Box<Assignment>,
     },
+    /// Answer a report of the primary with a lease. Quiet: a plan of nothing else changes nothing.
+    Renew {
+        node: NodeName,
+        machine: String,
+        address: IpAddr,
+        grant: Grant,
+        /// When that report arrived, on this controller's clock: remembered before the grant leaves.
+        arrived: Mono,
+    },
+    /// Stop the Machine and prove that the boot that its agent last spoke of has ended (fence F3).
+    ProveStopped {
+        app: ClusterName,
+        node: NodeName,
+        machine: String,
+        boot: String,
+    },
     /// Restart Postgres so that these parameters take effect; nothing happens if none is pending any more.
     RestartPostgres {
         cluster: ClusterName,
@@ -194,6 +220,8 @@ impl Action {
             }
             Action::CreateMachine { .. } | Action::StartMachine { .. } => Stage::Launch,
             Action::Assign { .. } => Stage::Assign,
+            Action::Renew { .. } => Stage::Renew,
+            Action::ProveStopped { .. } => Stage::Prove,
             Action::SetSnapshotPolicy { .. } | Action::SetMetadata { .. } | Action::ReleaseFlycast { .. } => {
                 Stage::Adjust
             }
@@ -212,6 +240,8 @@ impl Action {
             Action::CreateVolume { node, .. }
             | Action::SetSnapshotPolicy { node, .. }
             | Action::StartMachine { node, .. }
+            | Action::Renew { node, .. }
+            | Action::ProveStopped { node, .. }
             | Action::SetMetadata { node, .. }
             | Action::RestartPostgres { node, .. }
             | Action::StopMachine { node, .. }
@@ -272,6 +302,34 @@ pub enum Why {
     Bootstrapped,
     /// The record was lost; the nodes say who leads.
     RecordLost,
+    /// The primary does not answer, or says that it cannot go on.
+    Suspected { node: NodeName, suspicion: Suspicion },
+    /// Another attempt: the one before did not come to its end.
+    AttemptFailed { node: NodeName },
+    /// The old primary can get no more commits acknowledged, and this node has every one of them.
+    Chosen { node: NodeName },
+    /// Nobody else was promoted, and the old primary is well.
+    Abandoned { node: NodeName },
+    /// The marker was flushed under the rule.
+    Established { node: NodeName },
+    /// Nodes are found to be whole copies, or are not any more.
+    MembersChanged,
+    /// The rule that the file asks for, or that the members allow.
+    RuleChange,
+    /// The new rule is in effect everywhere, and covers everything.
+    RuleChanged,
+    /// Other times for leases.
+    ProfileChange,
+    /// A person asked for it, or the leader must make way.
+    Switchover { to: NodeName },
+    /// A person accepted the loss.
+    LossAccepted { to: NodeName },
+    /// The switchover cannot go on.
+    SwitchoverAborted { to: NodeName },
+    /// Its report asks for it.
+    LeaseRuns,
+    /// To be sure that it answers nobody.
+    NotHeard,
     /// Its Machine should run and does not.
     NotRunning,
     /// The node has not been told anything yet.
@@ -292,6 +350,26 @@ pub enum Why {
     AccessRemoved,
 }
 
+/// Why a primary is suspected.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "is")]
+pub enum Suspicion {
+    /// So many reports in a row are missing.
+    Silent { missed: u32 },
+    /// Its agent says that Postgres has ended.
+    Crashed,
+    /// Its agent says that Postgres does not come up.
+    Failing { why: String },
+    /// A write through a real backend has not come to its end.
+    Hangs,
+    /// Its Machine was proven stopped.
+    Stopped,
+    /// It gave up by itself.
+    GaveUp,
+    /// It does not take up its reign.
+    Stalled,
+}
+
 /// Something there is to do, but not now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Hold {
@@ -305,6 +383,16 @@ pub struct Hold {
 pub enum Work {
     Everything,
     Bootstrap,
+    /// Putting another node in the place of this primary.
+    Failover {
+        node: NodeName,
+    },
+    /// Handing over to this node.
+    Switchover {
+        to: NodeName,
+    },
+    /// Waiting for standbys before commits are acknowledged, as `durability` asks.
+    Rule,
     /// The addresses clients come by.
     Access,
     /// Bringing this node into the cluster.
@@ -359,10 +447,36 @@ pub enum Until {
     Streams { node: NodeName },
     /// The primary answers.
     PrimaryAnswers { node: NodeName },
+    /// Nodes promise the epoch and say where their data end.
+    Recruited { nodes: Vec<NodeName> },
+    /// What a promotion still lacks.
+    Promotable { missing: Missing },
+    /// The last lease that the old primary may hold is over.
+    LeaseOver { node: NodeName, left_ms: u64 },
+    /// Only this controller does not hear the primary: a standby does.
+    PrimaryHeard { node: NodeName, by: NodeName },
+    /// The new primary confirms its marker.
+    MarkerConfirmed { node: NodeName },
+    /// The primary acknowledges by the new rule, everywhere and for everything.
+    RuleInEffect { rule: Rule },
+    /// Enough nodes are whole copies and stream.
+    MembersReady { wanted: u32, have: u32 },
+    /// The target of a switchover has caught up.
+    CaughtUp { node: NodeName },
+    /// The old primary has stopped cleanly and given up.
+    HandedOver { node: NodeName },
+    /// Lease times grew apart: the longer one has run out.
+    LongLeaseOver { left_ms: u64 },
     /// Something goes first.
     After { work: Box<Work> },
 
     // Protections: a person decides.
+    /// Too many automatic failovers in an hour, or too soon after the last (rule R19).
+    FailoverBudget { recent: u32 },
+    /// No choice is safe: a person must accept the loss.
+    LossAccepted { missing: Missing },
+    /// What keeps the primary from working would keep the next one from it too.
+    CauseMended { node: NodeName, why: String },
     /// `deletion: protect` (or `retain-volumes`) keeps it.
     DeletionAllowed { deletion: crate::spec::Deletion },
     /// `reconcile:` says so.
@@ -410,6 +524,16 @@ impl Until {
                 | Until::ParametersRead { .. }
                 | Until::Streams { .. }
                 | Until::PrimaryAnswers { .. }
+                | Until::Recruited { .. }
+                | Until::Promotable { .. }
+                | Until::LeaseOver { .. }
+                | Until::PrimaryHeard { .. }
+                | Until::MarkerConfirmed { .. }
+                | Until::RuleInEffect { .. }
+                | Until::MembersReady { .. }
+                | Until::CaughtUp { .. }
+                | Until::HandedOver { .. }
+                | Until::LongLeaseOver { .. }
                 | Until::After { .. }
         )
     }

@@ -26,7 +26,7 @@ pub(super) fn decide(
 ) -> (Verdict, Option<Decree>) {
     let Some(decree) = record else { return begin(draft, spec, census, membership, now) };
     match &decree.stage {
-        Stage::Established { .. } => {
+        Stage::Established | Stage::Promoting { .. } | Stage::Reaffirming { .. } | Stage::HandingOver { .. } => {
             let verdict = Verdict::Leads { node: decree.primary.clone(), epoch: decree.epoch };
             (verdict, Some(decree.clone()))
         }
@@ -35,7 +35,10 @@ pub(super) fn decide(
             let Some(system_id) = first.and_then(|node| node.running()).map(|pg| pg.system_id.clone()) else {
                 return (Verdict::Bootstrapping { node: decree.primary.clone() }, Some(decree.clone()));
             };
-            let established = Decree { stage: Stage::Established { system_id }, ..decree.clone() };
+            let established = decree.amended(|next| {
+                next.stage = Stage::Established;
+                next.system_id = Some(system_id);
+            });
             draft.step(
                 Action::Decide {
                     cluster: spec.name.clone(),
@@ -96,7 +99,7 @@ fn begin(
     }
     if reports.iter().all(|(_, report)| report.phase == Phase::Blank && report.assignment.is_none()) {
         let nonce = crate::digest::short(format!("{}/{first}/{now}", spec.name).as_bytes());
-        let decree = Decree { epoch: Epoch(1), primary: first.clone(), stage: Stage::Bootstrapping { nonce } };
+        let decree = Decree::first(first.clone(), nonce, spec.durability.commit_mode(), spec.failover.profile);
         draft.step(
             Action::Decide { cluster: spec.name.clone(), instead_of: None, decree: decree.clone() },
             Why::FirstNode,
@@ -131,11 +134,11 @@ fn adopt(
     };
     let system_id = (*identities.first().expect("there is one")).clone();
     let promised = reports.iter().map(|(_, r)| r.promised).max().unwrap_or_default();
-    let decree = Decree {
-        epoch: Epoch(promised.0 + EPOCHS_SKIPPED),
-        primary: leader.clone(),
-        stage: Stage::Established { system_id },
-    };
+    let mut decree = Decree::first(leader.clone(), String::new(), spec.durability.commit_mode(), spec.failover.profile);
+    decree.epoch = Epoch(promised.0 + EPOCHS_SKIPPED);
+    decree.reign = decree.epoch;
+    decree.stage = Stage::Established;
+    decree.system_id = Some(system_id);
     draft
         .step(Action::Decide { cluster: spec.name.clone(), instead_of: None, decree: decree.clone() }, Why::RecordLost);
     (Verdict::Adopt { node: leader.clone() }, Some(decree))
@@ -168,8 +171,10 @@ pub(super) fn assign(draft: &mut Draft, world: &World<'_>) {
             cluster: world.spec.name.clone(),
             node: name.clone(),
             epoch: decree.epoch,
+            revision: decree.revision,
             task,
             peers: peers(world, decree, name),
+            profile: decree.profile,
             parameters: world.spec.postgres.parameters.clone(),
         };
         if report.assignment.as_deref() == Some(assignment.digest().as_str()) {
@@ -211,21 +216,23 @@ fn task(draft: &mut Draft, world: &World<'_>, decree: &Decree, name: &NodeName, 
         return None;
     }
     let leads = decree.primary == *name;
-    let system_id = match &decree.stage {
-        Stage::Bootstrapping { nonce } if leads => return Some(Task::Bootstrap { nonce: nonce.clone() }),
-        Stage::Bootstrapping { .. } => {
-            draft.hold(work(), Until::Bootstrapped { node: decree.primary.clone() });
-            return None;
+    if let Stage::Bootstrapping { nonce } = &decree.stage {
+        if leads {
+            return Some(Task::Bootstrap { nonce: nonce.clone() });
         }
-        Stage::Established { system_id } => system_id,
-    };
+        draft.hold(work(), Until::Bootstrapped { node: decree.primary.clone() });
+        return None;
+    }
+    let system_id = decree.system_id()?;
     if let Some(other) = report.postgres.as_ref().map(|pg| &pg.system_id).filter(|id| *id != system_id) {
         let why = format!("its data belong to another cluster (system identifier {})", other.0);
         draft.hold(work(), Until::NodeInOrder { node: name.clone(), why });
         return None;
     }
     if leads {
-        return Some(Task::Lead { system_id: system_id.clone() });
+        let nonce = decree.nonce().unwrap_or_default().to_owned();
+        let terms = crate::protocol::Terms { nonce, rule: decree.rule_told().clone(), pledges: decree.pledges() };
+        return Some(Task::Lead { system_id: system_id.clone(), terms });
     }
     // A node that follows already is told of every change; one that does not is told once the primary keeps WAL for
     // it, so that its clone cannot begin with a gap.
@@ -234,7 +241,13 @@ fn task(draft: &mut Draft, world: &World<'_>, decree: &Decree, name: &NodeName, 
         .and_then(|n| n.running())
         .is_some_and(|pg| matches!(&pg.role, PgRole::Primary { slots, .. } if slots.contains_key(&name.slot())));
     if slot || report.assignment.is_some() {
-        return Some(Task::Follow { primary: decree.primary.clone(), system_id: system_id.clone() });
+        let lineage = decree.lineage.clone();
+        return Some(Task::Follow {
+            primary: decree.primary.clone(),
+            system_id: system_id.clone(),
+            lineage,
+            remake: true,
+        });
     }
     draft.hold(work(), Until::PrimaryAnswers { node: decree.primary.clone() });
     None

@@ -8,7 +8,7 @@ use crate::decree::SystemId;
 use crate::names::NodeName;
 use crate::observed::{Address, App, Machine, MachineConfig, Observed, Power, Seen, Unknown, Volume};
 use crate::plan::Action;
-use crate::protocol::{Assignment, Lsn, NodeReport, PgReport, PgRole, Phase, ReplicaReport, Task, env};
+use crate::protocol::{Assignment, Lsn, NodeReport, PgReport, PgRole, Phase, ReplicaReport, Standing, Task, env};
 use crate::settings;
 
 /// What a digest, id or time is called before it is known.
@@ -73,6 +73,7 @@ pub fn apply(world: &mut Observed, action: &Action, now: Timestamp) {
         ),
         Action::Decide { decree, .. } => world.record = Seen::at(now, Some(decree.clone())),
         Action::Assign { machine, assignment, .. } => assign(world, machine, assignment),
+        Action::Renew { .. } | Action::ProveStopped { .. } => {}
         Action::RestartPostgres { machine, .. } => {
             if let Some(pg) = postgres(world, machine) {
                 pg.pending_restart.clear();
@@ -177,9 +178,15 @@ fn blank(cluster: &crate::names::ClusterName, node: &NodeName, machine: &str) ->
         node: node.clone(),
         machine: machine.to_owned(),
         incarnation: 1,
+        boot: LATER.to_owned(),
+        sent: Default::default(),
         version: 1,
         promised: Default::default(),
         assignment: None,
+        revision: 0,
+        standing: Standing::Unbound,
+        pledged_for: None,
+        primary_heard: None,
         phase: Phase::Blank,
         postgres: None,
         disk: None,
@@ -197,7 +204,13 @@ fn assign(world: &mut Observed, machine: &str, assignment: &Assignment) {
     report.promised = assignment.epoch;
     report.phase = Phase::Running;
     let role = match &assignment.task {
-        Task::Bootstrap { .. } | Task::Lead { .. } => PgRole::Primary {
+        Task::Recruit => return,
+        Task::Bootstrap { .. }
+        | Task::Promote { .. }
+        | Task::Reaffirm { .. }
+        | Task::Lead { .. }
+        | Task::HandOver { .. } => PgRole::Primary {
+            probe: None,
             lsn: Lsn::default(),
             replicas: Vec::new(),
             slots: assignment.peers.iter().filter(|p| p.node != assignment.node).map(|p| (p.node.slot(), 0)).collect(),
@@ -207,13 +220,18 @@ fn assign(world: &mut Observed, machine: &str, assignment: &Assignment) {
         }
     };
     let system_id = match &assignment.task {
-        Task::Bootstrap { .. } => SystemId(LATER.to_owned()),
-        Task::Lead { system_id } | Task::Follow { system_id, .. } => system_id.clone(),
+        Task::Bootstrap { .. } | Task::Recruit => SystemId(LATER.to_owned()),
+        Task::Promote { system_id, .. }
+        | Task::Reaffirm { system_id, .. }
+        | Task::Lead { system_id, .. }
+        | Task::HandOver { system_id, .. }
+        | Task::Follow { system_id, .. } => system_id.clone(),
     };
     let pg = report.postgres.get_or_insert_with(|| PgReport {
         version: LATER.to_owned(),
         system_id: system_id.clone(),
         timeline: 1,
+        history: None,
         started_at: 0,
         role: role.clone(),
         settings: String::new(),

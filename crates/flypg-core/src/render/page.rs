@@ -120,12 +120,11 @@ fn told(world: &Observed, machine: &str, assignment: &Assignment, why: &Why) -> 
             let report = world.reports.get(machine).and_then(Seen::known)?;
             Some((parameters(report, node, assignment)?, "the file says so"))
         }
-        (Task::Bootstrap { .. }, _) => Some((format!("{node} makes the cluster's data"), "initdb")),
-        (Task::Lead { .. }, _) => Some((format!("{node} leads"), "as on record")),
+        (Task::Bootstrap { .. }, _) => Some((words::task(node, &assignment.task), "initdb")),
         (Task::Follow { primary, .. }, Why::NotTold) => {
             Some((format!("{node} follows {primary}"), "after a clone, where its volume is blank"))
         }
-        (Task::Follow { primary, .. }, _) => Some((format!("{node} follows {primary}"), "as on record")),
+        (task, _) => Some((words::task(node, task), "as on record")),
     }
 }
 

@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 
 use crate::decree::Stage;
-use crate::failover::Verdict;
-use crate::plan::{Action, Field, Hold, Progress, Step, Subject, Until, Why, Work};
+use crate::failover::{Missing, Rule, Verdict};
+use crate::names::NodeName;
+use crate::plan::{Action, Field, Hold, Progress, Step, Subject, Suspicion, Until, Why, Work};
 use crate::protocol::{Task, env};
 use crate::spec::{Deletion, ReconcileMode, SnapshotPolicy};
 
@@ -58,13 +59,29 @@ fn act(action: &Action) -> String {
             Stage::Bootstrapping { .. } => {
                 format!("record: {} makes the cluster's data, in epoch {}", decree.primary, decree.epoch)
             }
-            Stage::Established { .. } => format!("record: {} leads, in epoch {}", decree.primary, decree.epoch),
+            _ if decree.is_electing() => {
+                format!("record: an attempt to find who leads after {}, in epoch {}", decree.primary, decree.epoch)
+            }
+            Stage::Promoting { timeline, .. } => {
+                format!("record: {} is promoted to timeline {timeline}, in epoch {}", decree.primary, decree.epoch)
+            }
+            Stage::Reaffirming { .. } => {
+                format!("record: {} goes on leading, in epoch {}", decree.primary, decree.epoch)
+            }
+            Stage::HandingOver { to } => format!("record: {} hands over to {to}", decree.primary),
+            Stage::Established => {
+                let leads = format!("record: {} leads, in epoch {}", decree.primary, decree.epoch);
+                match &decree.joint {
+                    Some(joint) => format!("{leads}, and is to acknowledge commits by {}", rule(joint)),
+                    None => format!("{leads}; commits are acknowledged by {}", rule(&decree.rule)),
+                }
+            }
         },
-        Action::Assign { assignment, .. } => match &assignment.task {
-            Task::Bootstrap { .. } => format!("{} makes the cluster's data", assignment.node),
-            Task::Lead { .. } => format!("{} leads", assignment.node),
-            Task::Follow { primary, .. } => format!("{} follows {primary}", assignment.node),
-        },
+        Action::Assign { assignment, .. } => task(&assignment.node, &assignment.task),
+        Action::Renew { node, grant, .. } => {
+            format!("{node} keeps its lease, {:.1} s from its report", grant.ttl.as_secs_f64())
+        }
+        Action::ProveStopped { node, .. } => format!("machine {node} is stopped, and proven to be"),
         Action::RestartPostgres { node, parameters, .. } => {
             format!("Postgres on {node} is restarted for {}", parameters.join(", "))
         }
@@ -73,6 +90,29 @@ fn act(action: &Action) -> String {
         Action::DeleteVolume { node, volume, .. } => format!("volume {} ({volume})", node.volume()),
         Action::DeleteApp { app } => format!("app {app}"),
         Action::Forget { cluster, .. } => format!("record of {cluster}"),
+    }
+}
+
+/// What a node is told, in a few words.
+pub(super) fn task(node: &NodeName, task: &Task) -> String {
+    match task {
+        Task::Bootstrap { .. } => format!("{node} makes the cluster's data"),
+        Task::Recruit => format!("{node} promises the new epoch and says where its data end"),
+        Task::Promote { timeline, .. } => format!("{node} is promoted to timeline {timeline}"),
+        Task::Reaffirm { .. } => format!("{node} goes on leading in a new epoch"),
+        Task::Lead { .. } => format!("{node} leads"),
+        Task::HandOver { to, .. } => format!("{node} leads until {to} is ready, and gives up"),
+        Task::Follow { primary, .. } => format!("{node} follows {primary}"),
+    }
+}
+
+/// By whom a commit is acknowledged.
+pub(super) fn rule(rule: &Rule) -> String {
+    let members = list(rule.members().iter().map(ToString::to_string));
+    match rule.acks() {
+        0 => "the primary alone".to_owned(),
+        all if all == rule.members().len() => format!("the primary with {members}"),
+        acks => format!("the primary with any {acks} of {members}"),
     }
 }
 
@@ -91,10 +131,11 @@ pub(super) fn target(action: &Action) -> String {
         Action::StartMachine { node, .. }
         | Action::SetMetadata { node, .. }
         | Action::StopMachine { node, .. }
+        | Action::ProveStopped { node, .. }
         | Action::DestroyMachine { node, .. } => format!("machine {node}"),
         Action::Decide { cluster, .. } | Action::Forget { cluster, .. } => format!("record {cluster}"),
         Action::Assign { assignment, .. } => format!("node {}", assignment.node),
-        Action::RestartPostgres { node, .. } => format!("node {node}"),
+        Action::RestartPostgres { node, .. } | Action::Renew { node, .. } => format!("node {node}"),
     }
 }
 
@@ -107,6 +148,20 @@ pub fn why(why: &Why) -> String {
         Why::FirstNode => "there is no data anywhere".to_owned(),
         Why::Bootstrapped => "the data are made".to_owned(),
         Why::RecordLost => "the record was lost, and all nodes agree".to_owned(),
+        Why::Suspected { node, suspicion } => format!("{node} {}", self::suspicion(suspicion)),
+        Why::AttemptFailed { node } => format!("{node} did not take over"),
+        Why::Chosen { node } => format!("{node} has every acknowledged commit, and nobody else can acknowledge one"),
+        Why::Abandoned { node } => format!("nobody was promoted, and {node} is well"),
+        Why::Established { node } => format!("{node} has confirmed that it leads"),
+        Why::MembersChanged => "what counts as a whole copy has changed".to_owned(),
+        Why::RuleChange => "as `durability` asks, with the standbys there are".to_owned(),
+        Why::RuleChanged => "it is in effect, and covers everything before it".to_owned(),
+        Why::ProfileChange => "`failover.profile` says so".to_owned(),
+        Why::Switchover { to } => format!("a switchover to {to} was asked for"),
+        Why::LossAccepted { to } => format!("a person chose {to}, and accepts what that loses"),
+        Why::SwitchoverAborted { to } => format!("{to} cannot take over now"),
+        Why::LeaseRuns => "it reports".to_owned(),
+        Why::NotHeard => "so that it is sure to answer nobody".to_owned(),
         Why::NotRunning => "it does not run".to_owned(),
         Why::NotTold => "it has not been told anything yet".to_owned(),
         Why::OthersChanged => "so that it routes and keeps WAL".to_owned(),
@@ -119,10 +174,40 @@ pub fn why(why: &Why) -> String {
     }
 }
 
+fn suspicion(suspicion: &Suspicion) -> String {
+    match suspicion {
+        Suspicion::Silent { missed } => format!("left {missed} questions unanswered"),
+        Suspicion::Crashed => "says that its Postgres has ended".to_owned(),
+        Suspicion::Failing { why } => format!("says that its Postgres does not come up ({why})"),
+        Suspicion::Hangs => "does not finish its writes".to_owned(),
+        Suspicion::Stopped => "has stopped: its machine is off".to_owned(),
+        Suspicion::GaveUp => "gave up leading".to_owned(),
+        Suspicion::Stalled => "does not take over".to_owned(),
+    }
+}
+
+fn missing(missing: &Missing) -> String {
+    match missing {
+        Missing::Recruits { more, of } => {
+            format!("{more} more of {} answer", list(of.iter().map(ToString::to_string)))
+        }
+        Missing::Seal { seal } => format!("a node answers that has everything up to {}", seal.lsn),
+        Missing::GateClosed => "the old primary is sure to answer nobody".to_owned(),
+        Missing::Candidate => "a node answers that may lead".to_owned(),
+        Missing::Lag { bytes: Some(bytes) } => {
+            format!("a node answers that lacks no more than `maxLag` (the best one lacks {bytes} bytes)")
+        }
+        Missing::Lag { bytes: None } => "it is known how much the best node lacks".to_owned(),
+    }
+}
+
 pub fn work(work: &Work) -> String {
     match work {
         Work::Everything => "everything".to_owned(),
         Work::Bootstrap => "making the cluster's data".to_owned(),
+        Work::Failover { node } => format!("taking over from {node}"),
+        Work::Switchover { to } => format!("handing over to {to}"),
+        Work::Rule => "waiting for standbys before commits are acknowledged".to_owned(),
         Work::Access => "access".to_owned(),
         Work::Join { node } => format!("{node}"),
         Work::Remove { node } => format!("removing {node}"),
@@ -176,6 +261,37 @@ pub fn until(until: &Until) -> String {
         Until::ParametersRead { node } => format!("{node} has read its parameters"),
         Until::Streams { node } => format!("{node} streams from the primary"),
         Until::PrimaryAnswers { node } => format!("the primary {node} answers"),
+        Until::Recruited { nodes } => {
+            format!("{} have promised and said where their data end", list(nodes.iter().map(ToString::to_string)))
+        }
+        Until::Promotable { missing } => self::missing(missing),
+        Until::LeaseOver { node, left_ms } => {
+            format!("the last lease of {node} is over, in {:.1} s", *left_ms as f64 / 1000.0)
+        }
+        Until::PrimaryHeard { node, by } => {
+            format!("{node} answers again: {by} still hears it, so only the controller is cut off")
+        }
+        Until::MarkerConfirmed { node } => format!("{node} has confirmed that it leads"),
+        Until::RuleInEffect { rule } => format!("commits are acknowledged by {} everywhere", self::rule(rule)),
+        Until::MembersReady { wanted, have } => {
+            format!("{wanted} standbys are whole copies and stream (there are {have})")
+        }
+        Until::CaughtUp { node } => format!("{node} has caught up"),
+        Until::HandedOver { node } => format!("{node} has stopped cleanly and given up"),
+        Until::LongLeaseOver { left_ms } => {
+            format!("leases of the longer profile are over, in {:.1} s", *left_ms as f64 / 1000.0)
+        }
+        Until::FailoverBudget { recent } => format!(
+            "an hour has passed, or a person orders it (`flypg failover`): {recent} automatic failovers in an hour are \
+             not mended by another one"
+        ),
+        Until::LossAccepted { missing } => format!(
+            "{}, or a person accepts the loss (`flypg failover --to NODE --accept-data-loss`)",
+            self::missing(missing)
+        ),
+        Until::CauseMended { node, why } => {
+            format!("{node} is mended: {why}, which another node would meet too")
+        }
         Until::After { work } => format!("{} is done", self::work(work)),
         Until::DeletionAllowed { deletion } => {
             format!("the file that last named it says `deletion: delete` (it said `{}`)", self::deletion(*deletion))
@@ -218,6 +334,9 @@ pub fn verdict(verdict: &Verdict) -> String {
         Verdict::Bootstrap { node } => format!("{node} will make the cluster's data"),
         Verdict::Bootstrapping { node } => format!("{node} makes the cluster's data"),
         Verdict::Leads { node, epoch } => format!("{node} leads in epoch {epoch}"),
+        Verdict::Electing { node, epoch } => format!("who leads after {node} is being found out, in epoch {epoch}"),
+        Verdict::Promoting { node, epoch } => format!("{node} takes over, in epoch {epoch}"),
+        Verdict::HandingOver { node, to } => format!("{node} hands over to {to}"),
         Verdict::Adopt { node } => format!("{node} leads, by what all nodes say"),
     }
 }

@@ -5,6 +5,7 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use crate::decree::CommitMode;
 use crate::names::{ClusterName, NodeName, Region};
 
 /// One cluster, as its file asks for it. Only [`crate::spec::parse`] makes one from text, so whatever holds a
@@ -136,6 +137,16 @@ pub enum Durability {
     Async,
     Quorum,
     QuorumAvailable,
+}
+
+impl Durability {
+    /// Whether commits wait for standbys, once there are any.
+    pub fn commit_mode(self) -> CommitMode {
+        match self {
+            Durability::Async => CommitMode::Asynchronous,
+            Durability::Quorum | Durability::QuorumAvailable => CommitMode::Synchronous,
+        }
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
