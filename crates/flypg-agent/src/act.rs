@@ -43,6 +43,8 @@ pub enum StepError {
     Remove(#[source] std::io::Error),
     #[error("the copy that is of no use any more could not be set aside")]
     SetAside(#[source] std::io::Error),
+    #[error("this agent cannot do this yet: {0:?}")]
+    CannotYet(NodeStep),
     #[error("Postgres has not read its files {0:?} after it was told to")]
     Reload(Duration),
 }
@@ -131,6 +133,18 @@ impl Node {
                 self.stop().await;
                 Ok(())
             }
+            step @ (NodeStep::FindEnd
+            | NodeStep::InspectStopped
+            | NodeStep::Promote { .. }
+            | NodeStep::RecordPromoted
+            | NodeStep::EnsureRule { .. }
+            | NodeStep::Confirm { .. }
+            | NodeStep::Checkpoint
+            | NodeStep::Drain
+            | NodeStep::RecordRelinquished
+            | NodeStep::BecomeStandby
+            | NodeStep::RecordRewinding
+            | NodeStep::Rewind { .. }) => Err(StepError::CannotYet(step)),
         }
     }
 

@@ -17,6 +17,7 @@ pub mod account;
 pub mod act;
 pub mod api;
 pub mod call;
+pub mod clock;
 pub mod conf;
 pub mod config;
 pub mod data_dir;

@@ -9,7 +9,8 @@ use flypg_core::Timestamp;
 use flypg_core::decree::SystemId;
 use flypg_core::ledger::{Ledger, LedgerRole};
 use flypg_core::node::{
-    CRASH_WINDOW, DataDir, Local, NodeStep, Origin, Position, Postmaster as Seen, PrimarySeen, Stranded, next,
+    CRASH_WINDOW, DataDir, Local, NodeStep, Origin, Position, Postmaster as Seen, PrimarySeen, ReignSeen, Stranded,
+    next,
 };
 use flypg_core::protocol::{Assignment, Disk, PgReport, PgRole, Phase};
 use flypg_core::settings;
@@ -317,6 +318,12 @@ impl Node {
             stranded: self.stranded(ledger),
             remakes: self.remakes.clone(),
             restart_ordered: self.shared.restart_ordered.load(Ordering::Relaxed),
+            may_lead: self.shared.may_lead(),
+            grace_over: self.shared.grace_over(),
+            reign: ReignSeen::default(),
+            end: None,
+            astray: None,
+            rewind_failed: None,
             stopping: self.shared.ending.is_cancelled(),
         }
     }
@@ -375,6 +382,7 @@ impl Node {
             version: version.clone(),
             system_id: system_id.clone(),
             timeline: sight.timeline,
+            history: None,
             started_at: *started_at,
             role,
             settings: settings::digest(&self.in_force),
@@ -414,7 +422,19 @@ impl Node {
             | NodeStep::WriteSettings
             | NodeStep::Reload
             | NodeStep::EnsureRoles
-            | NodeStep::EnsureSlots { .. } => match local.postmaster {
+            | NodeStep::EnsureSlots { .. }
+            | NodeStep::FindEnd
+            | NodeStep::InspectStopped
+            | NodeStep::Promote { .. }
+            | NodeStep::RecordPromoted
+            | NodeStep::EnsureRule { .. }
+            | NodeStep::Confirm { .. }
+            | NodeStep::Checkpoint
+            | NodeStep::Drain
+            | NodeStep::RecordRelinquished
+            | NodeStep::BecomeStandby
+            | NodeStep::RecordRewinding
+            | NodeStep::Rewind { .. } => match local.postmaster {
                 Seen::Up if self.answered.elapsed() > SILENCE => {
                     Phase::Failing { why: "Postgres runs and does not answer".to_owned() }
                 }

@@ -86,7 +86,12 @@ impl Routes {
         };
         let (primary, upstream) = match &told.task {
             // The record names this node; what it says of peers is about others.
-            Task::Bootstrap { .. } | Task::Lead { .. } => (Some(Place::Here), None),
+            Task::Bootstrap { .. }
+            | Task::Promote { .. }
+            | Task::Reaffirm { .. }
+            | Task::Lead { .. }
+            | Task::HandOver { .. } => (Some(Place::Here), None),
+            Task::Recruit => (None, None),
             Task::Follow { primary, .. } => {
                 let address = at(primary);
                 (address.map(|address| place(primary, address)), address.map(|a| (primary.clone(), a)))
@@ -147,8 +152,10 @@ mod tests {
     use std::collections::BTreeMap;
 
     use flypg_core::decree::SystemId;
+    use flypg_core::failover::Lineage;
     use flypg_core::node::DataDir;
     use flypg_core::protocol::{Assignment, Peer};
+    use flypg_core::spec::Profile;
 
     use super::*;
 
@@ -169,8 +176,15 @@ mod tests {
             cluster: "orders-db".parse().unwrap(),
             node: me.clone(),
             epoch: Epoch(1),
-            task: Task::Follow { primary: primary.parse().unwrap(), system_id: SystemId("7".to_owned()) },
+            revision: 1,
+            task: Task::Follow {
+                primary: primary.parse().unwrap(),
+                system_id: SystemId("7".to_owned()),
+                lineage: Lineage::default(),
+                remake: false,
+            },
             peers: peers.collect(),
+            profile: Profile::Balanced,
             parameters: BTreeMap::new(),
         };
         Ledger::blank("orders-db".parse().unwrap(), me, "m".to_owned()).accept(&told, &DataDir::Blank).unwrap()

@@ -4,8 +4,12 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use flypg_core::decree::Epoch;
+use flypg_core::failover::lease::{BootTime, Timing};
 use flypg_core::keys::Role;
-use flypg_core::protocol::{NodeReport, Phase, ports};
+use flypg_core::ledger::Ledger;
+use flypg_core::node::Tenure;
+use flypg_core::protocol::{NodeReport, Phase, Standing, ports};
+use flypg_core::spec::Profile;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -15,7 +19,7 @@ use crate::node::Node;
 use crate::shared::Shared;
 use crate::startup::Door;
 use crate::store::{Store, StoreError};
-use crate::{api, data_dir, doors, metrics, processes};
+use crate::{api, clock, data_dir, doors, metrics, processes};
 
 /// The node could not begin. Nothing was changed on the volume.
 #[derive(Debug, thiserror::Error)]
@@ -47,7 +51,15 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     }
     let data = data_dir::look(&config).await.map_err(prepare("the volume"))?;
     let report = first_report(&config);
-    let shared = Arc::new(Shared::new(config, store, report, data));
+    let (boot, ledger) = match &store {
+        Ok(store) => (clock::boot(store.current().incarnation), Some(store.current())),
+        Err(_) => (clock::boot(0), None),
+    };
+    let boot = boot.map_err(prepare("the name of this boot"))?;
+    let ledger = ledger.unwrap_or_else(|| blank(&config));
+    // Whatever pledge was given before, under whatever times: the longest.
+    let tenure = Tenure::begin(&boot, &ledger, clock::now(), &Timing::of(Profile::Patient));
+    let shared = Arc::new(Shared::new(config, store, report, data, tenure));
     let upstream = doors::bind_upstream(&shared).map_err(prepare("the way to the upstream"))?;
 
     let rooms = doors::Rooms::within(raise_file_limit());
@@ -100,13 +112,25 @@ fn first_report(config: &Config) -> NodeReport {
         machine: config.machine.clone(),
         incarnation: 0,
         version: 1,
+        boot: String::new(),
+        sent: BootTime::default(),
         promised: Epoch::default(),
         assignment: None,
+        revision: 0,
+        standing: Standing::Unbound,
+        pledged_for: None,
+        primary_heard: None,
         phase: Phase::Starting,
         postgres: None,
         disk: None,
         crashes: 0,
     }
+}
+
+/// What a node that cannot read its ledger knows.
+fn blank(config: &Config) -> Ledger {
+    let ledger = Ledger::blank(config.cluster.clone(), config.node.clone(), config.machine.clone());
+    Ledger { incarnation: 0, ..ledger }
 }
 
 fn serve_http(api: TcpListener, numbers: TcpListener, shared: &Arc<Shared>) {

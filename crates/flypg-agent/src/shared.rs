@@ -1,15 +1,18 @@
 //! What the tasks of one agent know of each other: values that can be watched, and orders that can be given.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
+use flypg_core::failover::lease::Timing;
 use flypg_core::ledger::Ledger;
-use flypg_core::node::DataDir;
+use flypg_core::node::{DataDir, Tenure};
 use flypg_core::protocol::{Assignment, NodeReport, PgRole};
+use flypg_core::spec::Profile;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::config::Config;
 use crate::doors::DoorCount;
 use crate::routes::{Here, Routes};
@@ -38,10 +41,17 @@ pub struct Shared {
     pub doors: [Arc<DoorCount>; Door::ALL.len()],
     pub starts: AtomicU64,
     pub begun: Instant,
+    tenure: Mutex<Tenure>,
 }
 
 impl Shared {
-    pub fn new(config: Config, store: Result<Store, StoreError>, report: NodeReport, data: DataDir) -> Self {
+    pub fn new(
+        config: Config,
+        store: Result<Store, StoreError>,
+        report: NodeReport,
+        data: DataDir,
+        tenure: Tenure,
+    ) -> Self {
         // Versions go up across restarts too, so that whoever waits for news of this agent's predecessor gets it.
         let incarnation = store.as_ref().map_or(0, |store| store.current().incarnation);
         let report = NodeReport { incarnation, version: (incarnation << 32) + 1, ..report };
@@ -60,6 +70,7 @@ impl Shared {
             doors: Default::default(),
             starts: AtomicU64::new(0),
             begun: Instant::now(),
+            tenure: Mutex::new(tenure),
         }
     }
 
@@ -120,10 +131,30 @@ impl Shared {
         self.report.borrow().clone()
     }
 
+    /// Whether a Postgres that would accept writes may run now.
+    pub fn may_lead(&self) -> bool {
+        self.tenure().may_run_primary(&self.ledger(), clock::now())
+    }
+
+    /// Whether the lease has been over for longer than the grace.
+    pub fn grace_over(&self) -> bool {
+        let ledger = self.ledger();
+        self.tenure().is_grace_over(&ledger, clock::now(), &timing(&ledger))
+    }
+
+    fn tenure(&self) -> MutexGuard<'_, Tenure> {
+        self.tenure.lock().expect("no holder of this lock panics")
+    }
+
     pub fn order_restart(&self) {
         self.restart_ordered.store(true, Ordering::Relaxed);
         self.wake.notify_one();
     }
+}
+
+/// The times that this node goes by: those of its assignment.
+pub fn timing(ledger: &Ledger) -> Timing {
+    Timing::of(ledger.assignment.as_ref().map_or(Profile::Balanced, |told| told.profile))
 }
 
 /// Whether somebody should be woken: everything but the numbers that always move.
@@ -137,7 +168,7 @@ fn is_news(before: &NodeReport, after: &NodeReport) -> bool {
         }
         if let Some(postgres) = &mut still.postgres {
             match &mut postgres.role {
-                PgRole::Primary { lsn, replicas, slots } => {
+                PgRole::Primary { lsn, replicas, slots, .. } => {
                     *lsn = Default::default();
                     for replica in replicas {
                         (replica.sent, replica.flushed, replica.replayed) = (None, None, None);
@@ -161,7 +192,8 @@ mod tests {
     use std::collections::BTreeMap;
 
     use flypg_core::decree::{Epoch, SystemId};
-    use flypg_core::protocol::{Disk, Lsn, PgReport, Phase};
+    use flypg_core::failover::lease::BootTime;
+    use flypg_core::protocol::{Disk, Lsn, PgReport, Phase, Standing};
 
     use super::*;
 
@@ -173,15 +205,22 @@ mod tests {
             machine: "m".to_owned(),
             incarnation: 1,
             version: 1,
+            boot: "b".to_owned(),
+            sent: BootTime::default(),
             promised: Epoch(1),
             assignment: None,
+            revision: 1,
+            standing: Standing::Unbound,
+            pledged_for: None,
+            primary_heard: None,
             phase,
             postgres: Some(PgReport {
                 version: "15.20".to_owned(),
                 system_id: SystemId("7".to_owned()),
                 timeline: 1,
+                history: None,
                 started_at: 0,
-                role: PgRole::Primary { lsn: Lsn(lsn), replicas: vec![], slots: BTreeMap::new() },
+                role: PgRole::Primary { lsn: Lsn(lsn), replicas: vec![], slots: BTreeMap::new(), probe: None },
                 settings: String::new(),
                 parameters: BTreeMap::new(),
                 pending_restart: vec![],

@@ -200,6 +200,7 @@ impl Session {
                     .filter(|(name, _)| NodeName::of_slot(name).is_some())
                     .map(|(name, slot)| (name, slot.kept.unwrap_or(0)))
                     .collect(),
+                probe: None,
             }
         };
         Ok(Look { timeline: raw.timeline, role, streams, slots: seen })

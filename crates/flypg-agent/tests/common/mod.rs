@@ -12,8 +12,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use flypg_core::decree::{Epoch, SystemId};
+use flypg_core::failover::{Branch, Lineage, Rule};
 use flypg_core::keys::{Key, Role};
-use flypg_core::protocol::{Assignment, NodeReport, Peer, PeerRole, PgRole, Phase, Task, env, ports};
+use flypg_core::protocol::{Assignment, Lsn, NodeReport, Peer, PeerRole, PgRole, Phase, Task, Terms, env, ports};
+use flypg_core::spec::Profile;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tempfile::TempDir;
@@ -223,8 +225,10 @@ impl Node {
             cluster: CLUSTER.parse().unwrap(),
             node: self.name.parse().unwrap(),
             epoch: Epoch(1),
+            revision: 1,
             task,
             peers: peers.iter().map(peer).collect(),
+            profile: Profile::Balanced,
             parameters: parameters.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect(),
         }
     }
@@ -375,11 +379,27 @@ pub fn streams(report: &NodeReport) -> bool {
 }
 
 pub fn lead(system_id: &SystemId) -> Task {
-    Task::Lead { system_id: system_id.clone() }
+    Task::Lead { system_id: system_id.clone(), terms: alone() }
 }
 
 pub fn follow(primary: &Node, system_id: &SystemId) -> Task {
-    Task::Follow { primary: primary.name.parse().unwrap(), system_id: system_id.clone() }
+    Task::Follow {
+        primary: primary.name.parse().unwrap(),
+        system_id: system_id.clone(),
+        lineage: lineage(primary),
+        remake: false,
+    }
+}
+
+/// The terms of a primary that waits for nobody and whom nobody may replace.
+pub fn alone() -> Terms {
+    Terms { nonce: "n1".to_owned(), rule: Rule::alone(), pledges: Vec::new() }
+}
+
+/// The lineage of a cluster whose data `first` made, in epoch 1.
+pub fn lineage(first: &Node) -> Lineage {
+    let branch = Branch { epoch: Epoch(1), timeline: 1, start: Lsn(0), node: first.name.parse().unwrap() };
+    Lineage::new(branch, "n1".to_owned())
 }
 
 /// A primary and a standby that streams from it.
