@@ -1,16 +1,19 @@
 //! What was seen, when, and what could not be seen.
 
+mod watch;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
 use crate::Timestamp;
-use crate::decree::{Decree, Epoch};
-use crate::failover::lease::{Granted, Mono};
+use crate::decree::Decree;
 use crate::names::{ClusterName, NodeName};
-use crate::protocol::{Lsn, NodeReport};
+use crate::protocol::NodeReport;
 use crate::spec::{Guest, SnapshotPolicy};
+
+pub use watch::{Missed, Order, Pulse, Stopped, Watch};
 
 /// A fact with the time it was seen, or the reason why it is not known. Absence is a value (`Seen<Option<T>>` with
 /// `None`), never the lack of an answer.
@@ -95,59 +98,6 @@ pub struct Observed {
     /// What this controller knows about who is heard, and what it granted.
     #[serde(default)]
     pub watch: Watch,
-}
-
-/// What only this life of this controller knows, on its own clock. None of it is needed to go on with what another
-/// controller began; it is needed to be sure that something is over.
-#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
-pub struct Watch {
-    /// When this was put together.
-    pub now: Mono,
-    /// When this controller came to be the one that may decide and grant; absent while it is not.
-    pub leads_since: Option<Mono>,
-    /// When the read of the record began that is in [`Observed::record`] and showed that this controller still leads:
-    /// what arrived before may be answered with a grant (rule R2).
-    pub record_read: Mono,
-    /// The leases that it gave to the primary on record.
-    pub granted: Option<Granted>,
-    /// When this controller first saw the epoch on record.
-    pub epoch_since: Option<(Epoch, Mono)>,
-    /// By Machine id.
-    pub pulses: BTreeMap<String, Pulse>,
-    /// By Machine id: proof that the boot that this report came from has ended (fence F3).
-    pub stopped: BTreeMap<String, Stopped>,
-    /// The last position of the primary of this reign that anybody who may tell it has seen (rule R7).
-    pub last_known: Option<(Epoch, Lsn)>,
-    /// Whether the platform's word that a Machine has stopped is believed.
-    pub proof_by_platform: bool,
-    /// A person's order that no file can give.
-    pub order: Option<Order>,
-}
-
-/// How an agent is heard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Pulse {
-    /// When its last report arrived; absent if none ever did.
-    pub heard: Option<Mono>,
-    /// Questions in a row that got no answer. A connection that was refused or reset counts twice.
-    pub missed: u32,
-}
-
-/// A Machine that was proven stopped.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Stopped {
-    /// The boot that ended, as its last report named it.
-    pub boot: String,
-}
-
-/// What a person asked for on the command line.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "is")]
-pub enum Order {
-    /// `to`: the best one, if absent.
-    Switchover { to: Option<NodeName> },
-    /// Promote `to` although it may lack acknowledged commits.
-    Failover { to: NodeName, accept_data_loss: bool },
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
