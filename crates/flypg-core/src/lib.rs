@@ -5,6 +5,10 @@ pub mod digest;
 pub mod failover;
 pub mod keys;
 pub mod ledger;
+#[cfg(feature = "mutants")]
+pub mod mutant;
+#[cfg(not(feature = "mutants"))]
+mod mutant;
 pub mod names;
 pub mod node;
 pub mod observed;

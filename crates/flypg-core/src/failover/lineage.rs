@@ -75,6 +75,21 @@ impl Lineage {
         Self { markers: [(first.epoch, nonce)].into(), branches: vec![first] }
     }
 
+    /// The lineage that a primary's own files tell of, where the record is lost: its word is the last there is.
+    pub fn of_history(node: &NodeName, history: &History) -> Self {
+        let starts = std::iter::once(Lsn(0)).chain(history.switches.iter().map(|switch| switch.at));
+        let timelines = history.switches.iter().map(|switch| switch.timeline).chain([history.timeline]);
+        let marked: BTreeMap<Epoch, String> = history.markers.iter().cloned().collect();
+        let branches = timelines.zip(starts).zip(0..).map(|((timeline, start), epoch)| Branch {
+            // Which epoch began it is not in the files; that they follow each other is.
+            epoch: Epoch(epoch),
+            timeline,
+            start,
+            node: node.clone(),
+        });
+        Self { branches: branches.collect(), markers: marked }
+    }
+
     pub fn branches(&self) -> &[Branch] {
         &self.branches
     }

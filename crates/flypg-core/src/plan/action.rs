@@ -153,12 +153,11 @@ pub enum Action {
         /// When that report arrived, on this controller's clock: remembered before the grant leaves.
         arrived: Mono,
     },
-    /// Stop the Machine and prove that the boot that its agent last spoke of has ended (fence F3).
+    /// Stop the Machine and prove that whatever ran in it until then has ended (fence F3).
     ProveStopped {
         app: ClusterName,
         node: NodeName,
         machine: String,
-        boot: String,
     },
     /// Restart Postgres so that these parameters take effect; nothing happens if none is pending any more.
     RestartPostgres {
@@ -257,6 +256,14 @@ impl Action {
             | Action::DeleteApp { .. }
             | Action::Forget { .. } => None,
         }
+    }
+
+    /// It is about who leads, and touches nothing but the record, agents, and an old primary's Machine.
+    pub fn is_leadership(&self) -> bool {
+        matches!(
+            self,
+            Action::Decide { .. } | Action::Assign { .. } | Action::Renew { .. } | Action::ProveStopped { .. }
+        )
     }
 
     /// Takes something away that cannot be had back.

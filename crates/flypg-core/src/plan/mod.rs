@@ -23,7 +23,7 @@ use draft::Draft;
 use crate::Timestamp;
 use crate::decree::Decree;
 use crate::failover::Verdict;
-use crate::observed::Observed;
+use crate::observed::{Observed, Watch};
 use crate::spec::{ClusterSpec, ReconcileMode};
 
 /// What to do next about a cluster that is wanted. Cannot fail: what it cannot do, it holds.
@@ -66,9 +66,18 @@ pub fn plan(spec: &ClusterSpec, observed: &Observed, now: Timestamp) -> Plan {
         return draft.finish(Verdict::Unknown);
     }
     let membership = Membership::of(spec, &census, record.as_ref());
-    let (verdict, decree) = lead::decide(&mut draft, spec, &census, &membership, record.as_ref(), now);
+    let (verdict, decree) = lead::decide(&mut draft, spec, &census, &membership, record.as_ref(), &observed.watch, now);
     let decided = decree.as_ref() != record.as_ref();
-    let world = World { spec, census: &census, membership: &membership, decree: decree.as_ref(), decided };
+    let world = World {
+        spec,
+        census: &census,
+        membership: &membership,
+        decree: decree.as_ref(),
+        decided,
+        watch: &observed.watch,
+        now,
+    };
+    lead::renew(&mut draft, &world, record.as_ref());
     let active = spec.reconcile == ReconcileMode::Active;
     if active {
         found::furnish(&mut draft, spec, observed);
@@ -82,12 +91,25 @@ pub fn plan(spec: &ClusterSpec, observed: &Observed, now: Timestamp) -> Plan {
         tune::snapshots(&mut draft, &world);
         tune::unsupported(&mut draft, &world);
         // What disturbs or destroys rests on the decree that is on record, not on one that may yet lose its race.
-        if !decided {
+        if !decided && decree.as_ref().is_none_or(|decree| !decree.is_electing()) {
             restart::one(&mut draft, &world);
             members::remove(&mut draft, &world);
         }
     }
     draft.finish(verdict)
+}
+
+/// What of [`plan`] is about who leads: the record, what nodes are told, leases, proofs. Nothing in it waits for a fresh
+/// look at the platform, so it can be made whenever an agent has said something.
+pub fn leadership(spec: &ClusterSpec, observed: &Observed, now: Timestamp) -> Plan {
+    let mut plan = plan(spec, observed, now);
+    plan.steps.retain(|step| step.action.is_leadership());
+    plan
+}
+
+/// Who should be primary, or what must happen before anyone may.
+pub fn judge(spec: &ClusterSpec, observed: &Observed, now: Timestamp) -> Verdict {
+    plan(spec, observed, now).verdict
 }
 
 /// What to do next about a cluster that left the files. `spec` is its last good one; its `deletion` decides.
@@ -103,6 +125,8 @@ struct World<'a> {
     decree: Option<&'a Decree>,
     /// This very plan puts that decree on record.
     decided: bool,
+    watch: &'a Watch,
+    now: Timestamp,
 }
 
 /// Plan, apply to a model of the world, and again, until nothing is left to do: every later turn, as far as it can be

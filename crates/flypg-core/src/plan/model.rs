@@ -5,10 +5,13 @@ use std::net::{IpAddr, Ipv6Addr};
 
 use crate::Timestamp;
 use crate::decree::SystemId;
+use crate::failover::{History, Rule, Switch};
 use crate::names::NodeName;
 use crate::observed::{Address, App, Machine, MachineConfig, Observed, Power, Seen, Unknown, Volume};
 use crate::plan::Action;
-use crate::protocol::{Assignment, Lsn, NodeReport, PgReport, PgRole, Phase, ReplicaReport, Standing, Task, env};
+use crate::protocol::{
+    Assignment, End, Gate, Leading, Lsn, NodeReport, PgReport, PgRole, Phase, ReplicaReport, Standing, Task, env,
+};
 use crate::settings;
 
 /// What a digest, id or time is called before it is known.
@@ -194,6 +197,22 @@ fn blank(cluster: &crate::names::ClusterName, node: &NodeName, machine: &str) ->
     }
 }
 
+fn leading(rule: Rule) -> Standing {
+    Standing::Leading(Leading {
+        confirmed: true,
+        start: Some(Lsn::default()),
+        rule: Some(rule),
+        covered: true,
+        checkpointed: true,
+        gate: Gate::Open,
+    })
+}
+
+/// Of a cluster that was never failed over.
+fn first_history() -> History {
+    History { timeline: 1, switches: Vec::new(), markers: Vec::new() }
+}
+
 fn postgres<'a>(world: &'a mut Observed, machine: &str) -> Option<&'a mut PgReport> {
     world.reports.get_mut(machine)?.known_mut()?.postgres.as_mut()
 }
@@ -202,14 +221,38 @@ fn assign(world: &mut Observed, machine: &str, assignment: &Assignment) {
     let Some(report) = world.reports.get_mut(machine).and_then(Seen::known_mut) else { return };
     report.assignment = Some(assignment.digest());
     report.promised = assignment.epoch;
+    report.revision = assignment.revision;
+    let led = matches!(report.standing, Standing::Leading(_));
+    let lsn = report.postgres.as_ref().map_or(Lsn::default(), |pg| match &pg.role {
+        PgRole::Primary { lsn, .. } => *lsn,
+        PgRole::Standby { received, replayed, .. } => received.unwrap_or_default().max(*replayed),
+    });
+    report.standing = match (&assignment.task, assignment.task.terms()) {
+        (Task::Bootstrap { .. }, _) => leading(Rule::alone()),
+        (Task::HandOver { .. }, _) => {
+            report.phase = Phase::Idle;
+            let history = report.postgres.take().and_then(|pg| pg.history).unwrap_or_else(first_history);
+            Standing::Relinquished { clean: true, end: Some(End { history, lsn }) }
+        }
+        (_, Some(terms)) => leading(terms.rule.clone()),
+        (Task::Recruit, _) => {
+            let history = report.postgres.as_ref().and_then(|pg| pg.history.clone()).unwrap_or_else(first_history);
+            let end = Some(End { history, lsn });
+            match &report.standing {
+                Standing::Relinquished { .. } => report.standing.clone(),
+                _ if led => Standing::Relinquished { clean: true, end },
+                _ => Standing::Recruited { end },
+            }
+        }
+        (_, None) => Standing::Unbound,
+    };
+    if matches!(assignment.task, Task::HandOver { .. } | Task::Recruit) {
+        return;
+    }
     report.phase = Phase::Running;
     let role = match &assignment.task {
-        Task::Recruit => return,
-        Task::Bootstrap { .. }
-        | Task::Promote { .. }
-        | Task::Reaffirm { .. }
-        | Task::Lead { .. }
-        | Task::HandOver { .. } => PgRole::Primary {
+        Task::Recruit | Task::HandOver { .. } => return,
+        Task::Bootstrap { .. } | Task::Promote { .. } | Task::Reaffirm { .. } | Task::Lead { .. } => PgRole::Primary {
             probe: None,
             lsn: Lsn::default(),
             replicas: Vec::new(),
@@ -241,6 +284,18 @@ fn assign(world: &mut Observed, machine: &str, assignment: &Assignment) {
         rejected: BTreeMap::new(),
     });
     pg.role = role;
+    let history = pg.history.get_or_insert_with(first_history);
+    match &assignment.task {
+        Task::Promote { timeline, terms, .. } => {
+            history.switches.push(Switch { timeline: history.timeline, at: lsn });
+            history.timeline = *timeline;
+            pg.timeline = *timeline;
+            history.markers.push((assignment.epoch, terms.nonce.clone()));
+        }
+        Task::Bootstrap { nonce } => history.markers = vec![(assignment.epoch, nonce.clone())],
+        Task::Reaffirm { terms, .. } => history.markers.push((assignment.epoch, terms.nonce.clone())),
+        Task::Recruit | Task::Lead { .. } | Task::HandOver { .. } | Task::Follow { .. } => {}
+    }
     let changed = |name: &&String| pg.parameters.get(*name) != assignment.parameters.get(*name);
     let names = pg.parameters.keys().chain(assignment.parameters.keys());
     let mut pending: Vec<String> = names.filter(changed).filter(|n| settings::needs_restart(n)).cloned().collect();
@@ -266,6 +321,8 @@ fn stream(world: &mut Observed) {
             PgRole::Standby { .. } => Vec::new(),
         })
         .collect();
+    let mut reports = world.reports.values().filter_map(Seen::known);
+    let history = reports.find(|r| r.node == primary).and_then(|r| r.postgres.as_ref()?.history.clone());
     let mut streaming = Vec::new();
     for report in world.reports.values_mut().filter_map(Seen::known_mut) {
         let Some(PgRole::Standby { streaming_from, .. }) = report.postgres.as_mut().map(|pg| &mut pg.role) else {
@@ -273,6 +330,10 @@ fn stream(world: &mut Observed) {
         };
         let follows = report.phase == Phase::Running && slots.contains(&report.node.slot());
         *streaming_from = follows.then(|| primary.clone());
+        if let (true, Some(pg)) = (follows, report.postgres.as_mut()) {
+            pg.history.clone_from(&history);
+            pg.timeline = history.as_ref().map_or(pg.timeline, |history| history.timeline);
+        }
         if follows {
             streaming.push(ReplicaReport {
                 node: report.node.clone(),

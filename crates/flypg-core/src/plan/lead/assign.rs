@@ -1,0 +1,217 @@
+//! What every node is told: it follows from the record, and from where everybody is.
+
+use crate::decree::{Decree, Stage, SystemId};
+use crate::names::NodeName;
+use crate::observed::Power;
+use crate::plan::census::Node;
+use crate::plan::draft::Draft;
+use crate::plan::{Action, Field, Progress, Until, Why, Work, World};
+use crate::protocol::{Assignment, NodeReport, Peer, PeerRole, PgRole, Phase, Standing, Task, Terms};
+
+/// Tells every node that stays what it is now, where that differs from what it obeys; holds for those that are not
+/// where they should be yet.
+pub(in crate::plan) fn assign(draft: &mut Draft, world: &World<'_>) {
+    if world.decree.is_none() && world.membership.joining.is_empty() {
+        for name in &world.membership.staying {
+            let node = world.census.get(name);
+            if let Some(node) = node.filter(|n| n.machine.is_some() && n.report().is_none()) {
+                answers(draft, name, node);
+            }
+        }
+    }
+    let Some(decree) = world.decree else { return };
+    let leaving = world.membership.leaving.iter().map(|(name, ..)| name);
+    // A node that is to go still counts until the rule has let it go.
+    let counting = leaving.filter(|name| decree.members.contains_key(*name));
+    for name in world.membership.staying.iter().chain(counting) {
+        let Some(node) = world.census.get(name) else { continue };
+        let heard = node.machine.is_some_and(|machine| world.watch.missed(&machine.id) == 0);
+        let report = node.report().filter(|_| heard);
+        let is_up = |machine: &&crate::observed::Machine| machine.power == Power::Started || report.is_some();
+        let Some(address) = node.machine.filter(is_up).and_then(|m| m.address) else {
+            continue; // being started, or held, by whoever launches Machines
+        };
+        let Some(report) = report else {
+            answers(draft, name, node);
+            continue;
+        };
+        let Some(task) = task(draft, world, decree, name, report) else { continue };
+        let assignment = Assignment {
+            cluster: world.spec.name.clone(),
+            node: name.clone(),
+            epoch: decree.epoch,
+            revision: decree.revision,
+            task,
+            peers: peers(world, decree, name),
+            profile: decree.profile,
+            parameters: world.spec.postgres.parameters.clone(),
+        };
+        if report.assignment.as_deref() == Some(assignment.digest().as_str()) {
+            // Whoever waits for recruits holds for all of them at once.
+            if !decree.is_electing() {
+                progress(draft, world, decree, name, node, report);
+            }
+        } else {
+            let parameters = report.postgres.as_ref().map(|pg| &pg.parameters);
+            let why = match () {
+                () if report.assignment.is_none() => Why::NotTold,
+                () if world.decided && matches!(decree.stage, Stage::Bootstrapping { .. }) => Why::Bootstrapped,
+                () if report.promised != decree.epoch || moves(report, &assignment.task) => Why::RoleChanged,
+                () if parameters.is_some_and(|p| *p != assignment.parameters) => Why::FileChanged,
+                () => Why::OthersChanged,
+            };
+            let machine = report.machine.clone();
+            draft.step(Action::Assign { machine, address, assignment: Box::new(assignment) }, why);
+        }
+    }
+}
+
+/// True if the task is another role than the node has now.
+fn moves(report: &NodeReport, task: &Task) -> bool {
+    let leads = report.postgres.as_ref().map(|pg| matches!(pg.role, PgRole::Primary { .. }));
+    leads.is_some_and(|leads| leads == matches!(task, Task::Follow { .. }))
+}
+
+fn answers(draft: &mut Draft, name: &NodeName, node: &Node<'_>) {
+    let until = match node.rejects_our_key() {
+        true => Until::KeyAccepted { node: name.clone() },
+        false => Until::AgentAnswers { node: name.clone(), error: node.silence() },
+    };
+    draft.hold(Work::Join { node: name.clone() }, until);
+}
+
+/// What `name` is to do, or a hold that says what it waits for.
+fn task(draft: &mut Draft, world: &World<'_>, decree: &Decree, name: &NodeName, report: &NodeReport) -> Option<Task> {
+    let work = || Work::Join { node: name.clone() };
+    if decree.is_electing() {
+        // Whoever was never told anything has nothing to promise with.
+        return report.assignment.is_some().then_some(Task::Recruit);
+    }
+    if let Phase::Quarantined { why } = &report.phase {
+        draft.hold(work(), Until::NodeInOrder { node: name.clone(), why: why.clone() });
+        return None;
+    }
+    let leads = decree.primary == *name;
+    if let Stage::Bootstrapping { nonce } = &decree.stage {
+        if leads {
+            return Some(Task::Bootstrap { nonce: nonce.clone() });
+        }
+        draft.hold(work(), Until::Bootstrapped { node: decree.primary.clone() });
+        return None;
+    }
+    let system_id = decree.system_id()?;
+    if let Some(other) = report.postgres.as_ref().map(|pg| &pg.system_id).filter(|id| *id != system_id) {
+        let why = format!("its data belong to another cluster (system identifier {})", other.0);
+        draft.hold(work(), Until::NodeInOrder { node: name.clone(), why });
+        return None;
+    }
+    if leads {
+        return Some(lead(decree, system_id));
+    }
+    // A node that follows already is told of every change; one that does not is told once the primary keeps WAL for
+    // it, so that its clone cannot begin with a gap.
+    let primary = world.census.get(&decree.primary);
+    let slot = primary
+        .and_then(|n| n.running())
+        .is_some_and(|pg| matches!(&pg.role, PgRole::Primary { slots, .. } if slots.contains_key(&name.slot())));
+    if slot || report.assignment.is_some() {
+        // Only a primary that is sure of its reign, and that others can be rewound to, is worth wiping a copy for.
+        let leading = primary.and_then(|n| n.report()).and_then(|report| match &report.standing {
+            Standing::Leading(leading) => Some(leading),
+            _ => None,
+        });
+        let settled = matches!(decree.stage, Stage::Established | Stage::HandingOver { .. });
+        let remake = settled && leading.is_some_and(|leading| leading.confirmed && leading.checkpointed);
+        return Some(Task::Follow {
+            primary: decree.primary.clone(),
+            system_id: system_id.clone(),
+            lineage: decree.lineage.clone(),
+            remake,
+        });
+    }
+    draft.hold(work(), Until::PrimaryAnswers { node: decree.primary.clone() });
+    None
+}
+
+/// What the primary on record is told.
+fn lead(decree: &Decree, system_id: &SystemId) -> Task {
+    let system_id = system_id.clone();
+    let terms = Terms {
+        nonce: decree.nonce().unwrap_or_default().to_owned(),
+        rule: decree.rule_told().clone(),
+        pledges: decree.pledges(),
+    };
+    match &decree.stage {
+        Stage::Promoting { timeline, .. } => {
+            let used = decree.lineage.branches().last().map_or(0, |branch| branch.timeline);
+            Task::Promote { system_id, timeline: *timeline, burnt: (used + 1..*timeline).collect(), terms }
+        }
+        Stage::Reaffirming { .. } => Task::Reaffirm { system_id, terms },
+        Stage::HandingOver { to } => Task::HandOver { system_id, terms, to: to.clone() },
+        Stage::Established | Stage::Bootstrapping { .. } => Task::Lead { system_id, terms },
+    }
+}
+
+/// Every node that stays and has an address: this one's region first, then the primary's, then by name.
+fn peers(world: &World<'_>, decree: &Decree, me: &NodeName) -> Vec<Peer> {
+    // While nobody is known to lead, routers let clients wait.
+    let leads = decree.system_id().is_some() && !decree.is_electing();
+    let mut peers: Vec<Peer> = world
+        .membership
+        .staying
+        .iter()
+        .filter_map(|name| {
+            let node = world.census.get(name)?;
+            let role = match () {
+                () if leads && *name == decree.primary => PeerRole::Primary,
+                () if node.streams_from(&decree.primary) => PeerRole::Standby,
+                () => PeerRole::Joining,
+            };
+            Some(Peer { node: name.clone(), address: node.machine?.address?, role })
+        })
+        .collect();
+    let distance = |p: &Peer| (p.node.region != me.region, p.node.region != decree.primary.region, p.node.clone());
+    peers.sort_by_key(distance);
+    peers
+}
+
+/// A node that obeys its assignment: what is still missing until it is where the assignment wants it.
+fn progress(
+    draft: &mut Draft,
+    world: &World<'_>,
+    decree: &Decree,
+    name: &NodeName,
+    node: &Node<'_>,
+    report: &NodeReport,
+) {
+    let wait = |progress| Until::Ready { node: name.clone(), progress };
+    let until = match &report.phase {
+        Phase::Running if *name == decree.primary => {
+            if node.leads() {
+                return read(draft, world, name, node);
+            }
+            let why = "it is the primary on record and runs as a standby".to_owned();
+            Until::NodeInOrder { node: name.clone(), why }
+        }
+        Phase::Running if node.streams_from(&decree.primary) => return read(draft, world, name, node),
+        Phase::Running => Until::Streams { node: name.clone() },
+        Phase::Initialising => wait(Progress::Initialising),
+        Phase::Cloning { done, total } => wait(Progress::Cloning { done: *done, total: *total }),
+        Phase::Blank | Phase::Idle | Phase::Starting | Phase::Stopping => wait(Progress::Starting),
+        Phase::Failing { why } => wait(Progress::Failing { why: why.clone() }),
+        Phase::Quarantined { why } => Until::NodeInOrder { node: name.clone(), why: why.clone() },
+    };
+    let work = if decree.system_id().is_none() { Work::Bootstrap } else { Work::Join { node: name.clone() } };
+    draft.hold(work, until);
+}
+
+/// Parameters that Postgres has not read yet, or would not take: it runs on without those, and a person must hear of it.
+fn read(draft: &mut Draft, world: &World<'_>, name: &NodeName, node: &Node<'_>) {
+    let Some(pg) = node.running() else { return };
+    let work = Work::Change { node: name.clone(), field: Field::Parameters };
+    if !node.has_read(&world.spec.postgres.parameters) || !pg.withheld.is_empty() {
+        draft.hold(work, Until::ParametersRead { node: name.clone() });
+    } else if !pg.rejected.is_empty() {
+        draft.hold(work, Until::ParametersAccepted { rejected: pg.rejected.clone() });
+    }
+}

@@ -1,0 +1,369 @@
+//! An attempt to find out who leads next: from the suspicion to the decision. Each piece is recognised from the record
+//! and the reports, so that any controller can go on with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::scene::{Scene, end};
+use super::terms;
+use crate::decree::{CommitMode, Decree, Stage};
+use crate::failover::lease::over_at;
+use crate::failover::{Ending, Fences, Missing, Mode, Permission, Position, Reign, Rule, permission};
+use crate::names::NodeName;
+use crate::observed::Order;
+use crate::plan::{Suspicion, Until, Why};
+use crate::protocol::{Gate, Lsn, PgRole, Phase, Standing};
+
+/// Once a promotion is permitted, nodes that answer are waited for so long: whoever is not recruited may have more than
+/// the one that is chosen, and would have to be rewound (protocol §2.6, "grace").
+const GRACE: Duration = Duration::from_millis(150);
+/// Automatic failovers in an hour, and in a minute (rule R19).
+const HOURLY: (Duration, usize) = (Duration::from_secs(3600), 3);
+const MINUTELY: (Duration, usize) = (Duration::from_secs(60), 2);
+
+/// What is to become of the record, or what is waited for.
+pub(super) enum Course {
+    Decide(Box<Decree>, Why),
+    Wait(Until),
+}
+
+/// A new attempt, if it can come to anything.
+pub(super) fn begin(scene: &Scene<'_>, suspicion: Suspicion) -> Course {
+    let decree = scene.decree;
+    if let Some(missing) = hopeless(scene) {
+        return Course::Wait(Until::Promotable { missing });
+    }
+    if let Some(recent) = over_budget(scene) {
+        return Course::Wait(Until::FailoverBudget { recent });
+    }
+    let why = match decree.stage {
+        Stage::Promoting { .. } => Why::AttemptFailed { node: decree.primary.clone() },
+        _ => Why::Suspected { node: decree.primary.clone(), suspicion },
+    };
+    attempt(decree, why)
+}
+
+pub(super) fn attempt(decree: &Decree, why: Why) -> Course {
+    Course::Decide(Box::new(decree.amended(|next| next.epoch = next.epoch.next())), why)
+}
+
+/// Recruiting those who answer now would not do: then nobody is disturbed.
+fn hopeless(scene: &Scene<'_>) -> Option<Missing> {
+    let decree = scene.decree;
+    let there = |name: &&NodeName| scene.fresh(name).is_some_and(|report| scene.is_known(name, report));
+    let reachable: BTreeSet<NodeName> = decree.members.keys().filter(there).cloned().collect();
+    if reachable.contains(&decree.primary) {
+        return None;
+    }
+    if reachable.is_empty() {
+        return Some(Missing::Candidate);
+    }
+    let old = Some(&decree.rule).filter(|_| !matches!(decree.stage, Stage::Promoting { .. }));
+    match decree.mode {
+        CommitMode::Synchronous => old.into_iter().chain(&decree.joint).find_map(|rule| {
+            let missing = || rule.members().difference(&reachable).cloned().collect();
+            match rule.recruits_needed() {
+                _ if rule.is_revoked_by(&reachable, &decree.primary) => None,
+                Some(needed) => {
+                    let have = rule.members().intersection(&reachable).count();
+                    Some(Missing::Recruits { more: needed - have, of: missing() })
+                }
+                None => Some(Missing::Recruits { more: 1, of: [decree.primary.clone()].into() }),
+            }
+        }),
+        CommitMode::Asynchronous => decree.candidates.is_disjoint(&reachable).then_some(Missing::Candidate),
+    }
+}
+
+fn over_budget(scene: &Scene<'_>) -> Option<u32> {
+    if crate::mutant::off("R19") {
+        return None;
+    }
+    let recent = |(within, most): (Duration, usize)| {
+        let since = scene.now.checked_sub(within).unwrap_or(scene.now);
+        let count = scene.decree.failovers.iter().filter(|at| **at > since).count();
+        (count >= most).then_some(u32::try_from(count).unwrap_or(u32::MAX))
+    };
+    recent(MINUTELY).or_else(|| recent(HOURLY))
+}
+
+/// The next piece of the attempt under way.
+pub(super) fn go_on(scene: &Scene<'_>) -> Course {
+    if is_well(scene) {
+        return reaffirm(scene);
+    }
+    let recruits = scene.recruits();
+    let fences = fences(scene);
+    if let Some(Order::Failover { to, accept_data_loss: true }) = &scene.watch.order {
+        return by_order(scene, to, &recruits, fences);
+    }
+    match permitted(scene, &recruits, fences) {
+        Ok(permission) => match late(scene) {
+            Some(nodes) => Course::Wait(Until::Recruited { nodes }),
+            None => decide(scene, permission, None),
+        },
+        Err(missing) => hold_out(scene, missing),
+    }
+}
+
+/// The old primary was suspected wrongly, and nobody has it on disk yet that it is over: it answers, leads, and nothing
+/// keeps it from going on.
+fn is_well(scene: &Scene<'_>) -> bool {
+    let ordered = scene.watch.order.is_some() || matches!(scene.decree.stage, Stage::HandingOver { .. });
+    let serves = scene.leading().is_some_and(|l| l.confirmed && matches!(l.gate, Gate::Open | Gate::Leaseless));
+    let hangs = |report: &crate::protocol::NodeReport| {
+        report.postgres.as_ref().is_none_or(
+            |pg| matches!(&pg.role, PgRole::Primary { probe, .. } if probe.is_some_and(|p| p.hangs.is_some())),
+        )
+    };
+    let healthy = scene.primary().is_some_and(|report| report.phase == Phase::Running && !hangs(report));
+    !ordered && serves && healthy
+}
+
+/// The old primary goes on, in the epoch of the attempt: recruits have promised that, and can follow it again.
+fn reaffirm(scene: &Scene<'_>) -> Course {
+    let decree = scene.decree;
+    let nonce = nonce(scene);
+    let next = decree.amended(|next| {
+        next.reign = next.epoch;
+        next.lineage.authorise(next.epoch, nonce.clone());
+        // A candidate that goes on was promoted, or can be: either way its timeline is the cluster's now.
+        if let Some(branch) = scene.lineage().branches().last().filter(|b| b.epoch > last_epoch(decree)) {
+            let _ = next.lineage.append(branch.clone());
+        }
+        if matches!(next.stage, Stage::Promoting { .. }) {
+            next.rule = next.joint.take().unwrap_or_else(|| next.rule.clone());
+        }
+        next.stage = Stage::Reaffirming { nonce };
+    });
+    Course::Decide(Box::new(next), Why::Abandoned { node: decree.primary.clone() })
+}
+
+fn last_epoch(decree: &Decree) -> crate::decree::Epoch {
+    decree.lineage.branches().last().map_or_else(Default::default, |branch| branch.epoch)
+}
+
+/// Nobody may be promoted now. Where the old primary itself has promised, and nobody else can come to decide it, it is
+/// the one that goes on.
+fn hold_out(scene: &Scene<'_>, missing: Missing) -> Course {
+    let decree = scene.decree;
+    let back = scene
+        .primary()
+        .filter(|report| report.promised == decree.epoch && matches!(report.standing, Standing::Relinquished { .. }));
+    let able = back.is_some_and(|r| !matches!(r.phase, Phase::Quarantined { .. } | Phase::Failing { .. }));
+    // A candidate that gave up may never have been promoted: then it has nothing to go on with.
+    let led = match &decree.stage {
+        Stage::Promoting { timeline, .. } => back.is_some_and(|r| {
+            let history = end(r).map(|end| &end.history);
+            history.is_some_and(|history| history.timeline == *timeline)
+        }),
+        _ => true,
+    };
+    if able && led && late(scene).is_none() && scene.watch.order.is_none() {
+        return reaffirm(scene);
+    }
+    let gate = matches!(missing, Missing::GateClosed).then(|| lease_over_in(scene)).flatten();
+    Course::Wait(match (gate, &missing) {
+        (Some(left), _) => {
+            let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+            Until::LeaseOver { node: decree.primary.clone(), left_ms }
+        }
+        (None, Missing::Lag { .. }) => Until::LossAccepted { missing },
+        (None, _) => Until::Promotable { missing },
+    })
+}
+
+/// Nodes that answer and have not said yet where their data end, while there is still time for them.
+fn late(scene: &Scene<'_>) -> Option<Vec<NodeName>> {
+    let decree = scene.decree;
+    let is_late = |name: &&NodeName| {
+        let report = scene.fresh(name).filter(|report| scene.is_known(name, report));
+        report.is_some_and(|report| report.promised < decree.epoch || unfinished(&report.standing))
+    };
+    let names: Vec<NodeName> =
+        decree.members.keys().filter(|name| **name != decree.primary).filter(is_late).cloned().collect();
+    (!names.is_empty() && scene.epoch_age() < GRACE).then_some(names)
+}
+
+fn unfinished(standing: &Standing) -> bool {
+    matches!(standing, Standing::Recruited { end: None })
+}
+
+/// What is known of the old primary's gate (protocol §2.4).
+fn fences(scene: &Scene<'_>) -> Fences {
+    let decree = scene.decree;
+    let machine = scene.node(&decree.primary).and_then(|node| node.machine);
+    let report = scene.node(&decree.primary).and_then(|node| node.report());
+    let granted = scene.watch.granted.filter(|granted| granted.epoch == decree.reign);
+    let proof = machine.and_then(|machine| scene.watch.stopped.get(&machine.id));
+    Fences {
+        lease_over: lease_over_in(scene) == Some(Duration::ZERO),
+        machine_stopped: proof.is_some_and(|proof| granted.is_none_or(|granted| granted.last < proof.at)),
+        // Its own durable word. That the epoch was never promised to it is no word.
+        relinquished: report
+            .is_some_and(|report| report.promised >= decree.epoch && !matches!(report.standing, Standing::Leading(_))),
+    }
+}
+
+/// F2: how long until no lease of any controller can be valid. `None` while pledges may hold one up for ever.
+fn lease_over_in(scene: &Scene<'_>) -> Option<Duration> {
+    let decree = scene.decree;
+    let pledges = decree.pledges();
+    let promised: BTreeSet<NodeName> = scene.promised().into_iter().filter(|name| *name != decree.primary).collect();
+    // Enough of those it would have to ask have promised to give none.
+    let broken = !pledges.is_empty()
+        && pledges.iter().all(|rule| match decree.mode {
+            CommitMode::Synchronous => rule.is_revoked_by(&promised, &decree.primary),
+            CommitMode::Asynchronous => !rule.members().is_disjoint(&promised),
+        });
+    if !(broken || crate::mutant::off("F2")) {
+        return None;
+    }
+    let since = match crate::mutant::off("R2") {
+        true => Default::default(),
+        false => scene.watch.leads_since?,
+    };
+    let at = over_at(scene.watch.granted, decree.reign, since, &scene.longest());
+    Some(at.since(scene.mono()))
+}
+
+/// Protocol §2.4. Whoever can be chosen without the old primary is: its own data may hold more than anybody was told.
+fn permitted(
+    scene: &Scene<'_>,
+    recruits: &BTreeMap<NodeName, Position>,
+    fences: Fences,
+) -> Result<Permission, Missing> {
+    let decree = scene.decree;
+    let ending = match &decree.stage {
+        Stage::Promoting { permission, .. } => Ending::Promoting { seal: &permission.position },
+        _ => Ending::Established,
+    };
+    let mode = match decree.mode {
+        CommitMode::Synchronous => Mode::Synchronous { read_fence: scene.spec.failover.read_fence },
+        CommitMode::Asynchronous => Mode::Asynchronous {
+            candidates: &decree.candidates,
+            last: last_known(scene),
+            max_lag: scene.spec.failover.max_lag_bytes,
+        },
+    };
+    let reign = Reign { primary: &decree.primary, rule: &decree.rule, joint: decree.joint.as_ref(), ending, mode };
+    let barred: BTreeSet<NodeName> = recruits.keys().filter(|name| !scene.is_eligible(name)).cloned().collect();
+    let others: BTreeMap<NodeName, Position> =
+        recruits.iter().filter(|(name, _)| **name != decree.primary).map(|(n, p)| (n.clone(), *p)).collect();
+    if let Some(to) = preferred(scene) {
+        let rest: BTreeSet<NodeName> = recruits.keys().filter(|name| *name != to).cloned().collect();
+        let all = barred.union(&rest).cloned().collect();
+        if let Ok(permission) = permission(&reign, recruits, &all, fences) {
+            return Ok(permission);
+        }
+    }
+    permission(&reign, &others, &barred, fences).or_else(|_| permission(&reign, recruits, &barred, fences)).and_then(
+        |permission| match permission.candidate == decree.primary {
+            // It goes on in place: that is no promotion.
+            true => Err(Missing::Candidate),
+            false => Ok(permission),
+        },
+    )
+}
+
+/// Whom a switchover was asked for.
+fn preferred<'a>(scene: &'a Scene<'_>) -> Option<&'a NodeName> {
+    match (&scene.decree.stage, &scene.watch.order) {
+        (Stage::HandingOver { to }, _) => Some(to),
+        (_, Some(Order::Switchover { to })) => to.as_ref(),
+        (_, Some(Order::Failover { to, .. })) => Some(to),
+        (_, None) => None,
+    }
+}
+
+/// Asynchronous mode: the furthest position that the old primary is known to have had (rule R7).
+fn last_known(scene: &Scene<'_>) -> Option<Position> {
+    let decree = scene.decree;
+    let clean = scene.node(&decree.primary).and_then(|node| node.report()).and_then(end);
+    if let Some(end) = clean {
+        return scene.lineage().place(&end.history, end.lsn).ok();
+    }
+    let (epoch, lsn): (_, Lsn) = scene.watch.last_known?;
+    let rank = decree.lineage.branches().len().checked_sub(1)?;
+    (epoch == decree.reign).then_some(Position { rank, lsn })
+}
+
+/// The decision: whom, on which timeline, under which rule, with the leave to do so (rules R1, R6, R8, R10).
+fn decide(scene: &Scene<'_>, permission: Permission, loss: Option<&NodeName>) -> Course {
+    let decree = scene.decree;
+    let candidate = permission.candidate.clone();
+    let nonce = nonce(scene);
+    let lineage = scene.lineage();
+    let others: BTreeSet<NodeName> = permission
+        .recruits
+        .keys()
+        .filter(|name| **name != candidate && **name != decree.primary && scene.is_eligible(name))
+        .cloned()
+        .collect();
+    let rule = match decree.mode {
+        CommitMode::Synchronous => terms::rule_of_a_promotion(scene, &candidate, &others),
+        CommitMode::Asynchronous => Rule::alone(),
+    };
+    let automatic = !matches!(decree.stage, Stage::HandingOver { .. }) && scene.watch.order.is_none();
+    let next = decree.amended(|next| {
+        // A timeline that the chosen node is on has come about, whether or not anybody said so.
+        if let Some(branch) = lineage.branches().get(permission.position.rank)
+            && branch.epoch > last_epoch(decree)
+        {
+            let _ = next.lineage.append(branch.clone());
+        }
+        next.burnt += 1;
+        next.primary = candidate.clone();
+        next.reign = next.epoch;
+        next.lineage.authorise(next.epoch, nonce.clone());
+        next.joint = (decree.mode == CommitMode::Synchronous).then_some(rule);
+        if decree.mode == CommitMode::Asynchronous {
+            next.pledgers.clone_from(&others);
+            next.candidates = others;
+        }
+        if automatic {
+            let hour_ago = scene.now.checked_sub(HOURLY.0).unwrap_or(scene.now);
+            next.failovers.retain(|at| *at > hour_ago);
+            next.failovers.push(scene.now);
+        }
+        next.stage = Stage::Promoting { timeline: next.burnt, nonce, permission };
+    });
+    let why = match loss {
+        Some(to) => Why::LossAccepted { to: to.clone() },
+        None => Why::Chosen { node: candidate },
+    };
+    Course::Decide(Box::new(next), why)
+}
+
+/// A person chose, and accepts what that loses. Two primaries are not for a person to accept: a gate must be closed.
+fn by_order(scene: &Scene<'_>, to: &NodeName, recruits: &BTreeMap<NodeName, Position>, fences: Fences) -> Course {
+    if !fences.gate_closed() {
+        return hold_out_for_the_gate(scene);
+    }
+    match recruits.get(to) {
+        Some(position) => {
+            let permission =
+                Permission { candidate: to.clone(), position: *position, recruits: recruits.clone(), fences };
+            decide(scene, permission, Some(to))
+        }
+        None => Course::Wait(Until::Recruited { nodes: vec![to.clone()] }),
+    }
+}
+
+fn hold_out_for_the_gate(scene: &Scene<'_>) -> Course {
+    Course::Wait(match lease_over_in(scene) {
+        Some(left) => Until::LeaseOver {
+            node: scene.decree.primary.clone(),
+            left_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
+        },
+        None => Until::Promotable { missing: Missing::GateClosed },
+    })
+}
+
+/// Different for every decision, and the same whoever computes it from the same sight: a compare-and-set lets only one
+/// of them through anyway.
+pub(super) fn nonce(scene: &Scene<'_>) -> String {
+    let decree = scene.decree;
+    let seed = format!("{}/{}/{}/{}", scene.spec.name, decree.epoch, decree.revision, scene.now);
+    crate::digest::short(seed.as_bytes())
+}

@@ -1,0 +1,192 @@
+//! What is known of everybody who matters to who leads.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use crate::Timestamp;
+use crate::decree::{Decree, Stage};
+use crate::failover::lease::{Mono, Timing};
+use crate::failover::{Branch, Lineage, Position};
+use crate::names::NodeName;
+use crate::observed::{Pulse, Watch};
+use crate::plan::census::{Census, Membership, Node};
+use crate::protocol::{End, Leading, NodeReport, PgRole, Standing};
+use crate::spec::ClusterSpec;
+
+/// A disk that is used to so many percent keeps the next primary from working too.
+const DISK_FULL_PERCENT: u64 = 95;
+/// A standby that is no further behind than this counts (protocol §2.6).
+const LAG_MAX: u64 = 16 << 20;
+
+pub(super) struct Scene<'a> {
+    pub(super) spec: &'a ClusterSpec,
+    pub(super) census: &'a Census<'a>,
+    pub(super) membership: &'a Membership,
+    pub(super) decree: &'a Decree,
+    pub(super) watch: &'a Watch,
+    pub(super) now: Timestamp,
+}
+
+impl<'a> Scene<'a> {
+    pub(super) fn node(&self, name: &NodeName) -> Option<&Node<'a>> {
+        self.census.get(name)
+    }
+
+    pub(super) fn pulse(&self, name: &NodeName) -> Pulse {
+        let machine = self.node(name).and_then(|node| node.machine);
+        machine.and_then(|machine| self.watch.pulses.get(&machine.id)).copied().unwrap_or_default()
+    }
+
+    /// The last report, if its agent has not failed to answer since.
+    pub(super) fn fresh(&self, name: &NodeName) -> Option<&'a NodeReport> {
+        self.node(name)?.report().filter(|_| self.pulse(name).missed == 0)
+    }
+
+    pub(super) fn primary(&self) -> Option<&'a NodeReport> {
+        self.fresh(&self.decree.primary)
+    }
+
+    /// How the primary says that it leads, in the reign on record.
+    pub(super) fn leading(&self) -> Option<&'a Leading> {
+        let report = self.primary().filter(|report| report.promised == self.decree.reign)?;
+        match &report.standing {
+            Standing::Leading(leading) => Some(leading),
+            _ => None,
+        }
+    }
+
+    pub(super) fn timing(&self) -> Timing {
+        Timing::of(self.decree.profile)
+    }
+
+    /// The times by which a lease that anybody may still hold was given: the longer ones, while they change.
+    pub(super) fn longest(&self) -> Timing {
+        let (now, before) = (self.timing(), self.decree.leaving.map(Timing::of));
+        before.filter(|before| before.ttl > now.ttl).unwrap_or(now)
+    }
+
+    /// How long this controller has known the epoch on record.
+    pub(super) fn epoch_age(&self) -> Duration {
+        let since = self.watch.epoch_since.filter(|(epoch, _)| *epoch == self.decree.epoch);
+        since.map_or(Duration::ZERO, |(_, since)| self.watch.now.since(since))
+    }
+
+    pub(super) fn silent_for(&self, name: &NodeName) -> Option<Duration> {
+        self.pulse(name).heard.map(|heard| self.watch.now.since(heard))
+    }
+
+    /// The lineage as nodes may have it now: with the timeline of a promotion that was decided and is not known to have
+    /// come about, if somebody is on it.
+    pub(super) fn lineage(&self) -> Lineage {
+        let mut lineage = self.decree.lineage.clone();
+        if let Some(branch) = self.branch_under_way() {
+            let _ = lineage.append(branch);
+        }
+        lineage
+    }
+
+    fn branch_under_way(&self) -> Option<Branch> {
+        let Stage::Promoting { timeline, .. } = &self.decree.stage else { return None };
+        // Only the candidate may ever have begun it, so everybody who has it has the same one.
+        let histories = self.census.nodes.values().filter_map(|node| {
+            let report = node.report()?;
+            end(report).map(|end| &end.history).or_else(|| report.postgres.as_ref()?.history.as_ref())
+        });
+        let switch = histories.filter(|history| history.timeline == *timeline).find_map(|h| h.switches.last())?;
+        Some(Branch {
+            epoch: self.decree.reign,
+            timeline: *timeline,
+            start: switch.at,
+            node: self.decree.primary.clone(),
+        })
+    }
+
+    /// Whether a node is one that was found to be a whole copy, and not an older state of it (rule R17).
+    pub(super) fn is_known(&self, name: &NodeName, report: &NodeReport) -> bool {
+        self.decree.members.get(name).is_some_and(|member| {
+            crate::mutant::off("R17") || member.machine == report.machine && report.incarnation >= member.incarnation
+        })
+    }
+
+    /// Everybody who has promised the epoch on record and said where its data end.
+    pub(super) fn recruits(&self) -> BTreeMap<NodeName, Position> {
+        let lineage = self.lineage();
+        let position = |name: &NodeName| {
+            let report = self.fresh(name).filter(|report| report.promised == self.decree.epoch)?;
+            let end = end(report).filter(|_| self.is_known(name, report))?;
+            lineage.place(&end.history, end.lsn).ok()
+        };
+        self.census.nodes.keys().filter_map(|name| Some((name.clone(), position(name)?))).collect()
+    }
+
+    /// Everybody who has promised the epoch on record, with or without data: they pledge to nobody below it.
+    pub(super) fn promised(&self) -> BTreeSet<NodeName> {
+        let promised = |node: &Node<'_>| node.report().is_some_and(|r| r.promised >= self.decree.epoch);
+        self.census.nodes.iter().filter(|(_, node)| promised(node)).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// May lead: in the primary region, wanted, and with room to write.
+    pub(super) fn is_eligible(&self, name: &NodeName) -> bool {
+        name.region == self.spec.primary.code
+            && !self.membership.leaving.iter().any(|(leaving, ..)| leaving == name)
+            && !self.fresh(name).is_some_and(|report| disk_full(report).is_some())
+    }
+
+    /// A whole copy of the cluster as its primary leads it now: it streams from it, on its timeline, with its marker,
+    /// and close behind (rule R9).
+    pub(super) fn is_admitted(&self, name: &NodeName) -> bool {
+        let Some(report) = self.fresh(name) else { return false };
+        let Some(pg) = self.node(name).and_then(Node::running) else { return false };
+        if *name == self.decree.primary {
+            return self.leading().is_some_and(|leading| leading.confirmed);
+        }
+        let streams = self.node(name).is_some_and(|node| node.streams_from(&self.decree.primary));
+        let PgRole::Standby { received, replayed, .. } = &pg.role else { return false };
+        let at = received.unwrap_or_default().max(*replayed);
+        let fits = crate::mutant::off("R9")
+            || pg.history.as_ref().is_some_and(|history| {
+                let marked = history.markers.last().is_some_and(|(epoch, nonce)| {
+                    *epoch == self.decree.reign && Some(nonce.as_str()) == self.decree.nonce()
+                });
+                marked && self.decree.lineage.place(history, at).is_ok()
+            });
+        let close = self.primary_lsn().is_none_or(|lsn| lsn.bytes_since(*replayed) < LAG_MAX);
+        streams && fits && close && report.promised == self.decree.reign
+    }
+
+    pub(super) fn primary_lsn(&self) -> Option<crate::protocol::Lsn> {
+        match &self.node(&self.decree.primary)?.running()?.role {
+            PgRole::Primary { lsn, .. } => Some(*lsn),
+            PgRole::Standby { .. } => None,
+        }
+    }
+
+    /// The nodes that could lead next and are there: members that answer, run, and have heard the primary in this boot.
+    pub(super) fn ready_to_follow_on(&self) -> impl Iterator<Item = &NodeName> {
+        self.decree.members.keys().filter(|name| {
+            let heard = self.fresh(name).is_some_and(|r| self.is_known(name, r) && r.primary_heard.is_some());
+            let runs = self.node(name).and_then(Node::running).is_some();
+            **name != self.decree.primary && self.is_eligible(name) && heard && runs
+        })
+    }
+
+    pub(super) fn mono(&self) -> Mono {
+        self.watch.now
+    }
+}
+
+/// Where the data of a node end that has promised its epoch, once that is final.
+pub(super) fn end(report: &NodeReport) -> Option<&End> {
+    match &report.standing {
+        Standing::Recruited { end } => end.as_ref(),
+        // What a primary had written when it was not stopped cleanly nobody can tell from its files at once.
+        Standing::Relinquished { clean: true, end } => end.as_ref(),
+        Standing::Relinquished { .. } | Standing::Unbound | Standing::Leading(_) => None,
+    }
+}
+
+/// Why a node could not write, if its disk is full.
+pub(super) fn disk_full(report: &NodeReport) -> Option<String> {
+    let disk = report.disk.filter(|disk| disk.used_percent() >= DISK_FULL_PERCENT)?;
+    Some(format!("its disk is full ({} %)", disk.used_percent()))
+}

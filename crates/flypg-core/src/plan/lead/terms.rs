@@ -1,0 +1,238 @@
+//! Under what terms an established primary leads: which nodes count, which rule acknowledges commits, whose pledges
+//! hold its lease up. One change of the record at a time (rule R13).
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+use super::elect::Course;
+use super::scene::Scene;
+use crate::decree::{CommitMode, Decree, Member, Stage};
+use crate::failover::Rule;
+use crate::failover::lease::Timing;
+use crate::names::NodeName;
+use crate::observed::Order;
+use crate::plan::{Until, Why, Work};
+use crate::protocol::{Gate, PgRole};
+use crate::spec::Durability;
+
+/// A standby that was not heard for so long is not waited for any more (protocol §2.8).
+const GONE_AFTER: Duration = Duration::from_secs(30);
+
+/// So many standbys must have a commit: half of the other nodes, so that any majority of all has it.
+fn acks(nodes: u32) -> usize {
+    (nodes / 2).max(1) as usize
+}
+
+/// The rule for a new primary, of which `others` are known to be with it.
+pub(super) fn rule_of_a_promotion(scene: &Scene<'_>, candidate: &NodeName, others: &BTreeSet<NodeName>) -> Rule {
+    let strict = scene.spec.durability != Durability::QuorumAvailable;
+    let mut members = others.clone();
+    if members.is_empty() && strict {
+        // Nothing is acknowledged before one of these is back.
+        let rest = scene.decree.members.keys().filter(|name| *name != candidate && scene.is_eligible(name));
+        members.extend(rest.cloned());
+    }
+    let acks = acks(scene.spec.primary.nodes).min(members.len());
+    Rule::any(acks, members).unwrap_or_else(|_| Rule::alone())
+}
+
+/// The next change, if there is one to make now, and what is waited for otherwise.
+pub(super) fn next(scene: &Scene<'_>) -> (Option<Course>, Vec<(Work, Until)>) {
+    let mut holds = Vec::new();
+    let decree = scene.decree;
+    let Some(leading) = scene.leading().filter(|leading| leading.confirmed) else { return (None, holds) };
+    let told = scene.primary().is_some_and(|report| report.revision >= decree.revision);
+
+    if let Some(joint) = &decree.joint {
+        let covered = leading.covered || crate::mutant::off("R13");
+        if told && leading.rule.as_ref() == Some(joint) && covered {
+            let next = decree.amended(|next| {
+                next.rule = joint.clone();
+                next.joint = None;
+            });
+            return (Some(Course::Decide(Box::new(next), Why::RuleChanged)), holds);
+        }
+        holds.push((Work::Rule, Until::RuleInEffect { rule: joint.clone() }));
+        return (None, holds);
+    }
+    let changes =
+        [members(scene), profile(scene, &mut holds), mode(scene), rule(scene, &mut holds), pledgers(scene, told)];
+    let first = changes.into_iter().flatten().next();
+    (first.map(|(next, why)| Course::Decide(Box::new(next), why)), holds)
+}
+
+type Change = Option<(Decree, Why)>;
+
+/// Who counts: whoever is found to be a whole copy now, and whoever was and is still wanted (rules R9, R17).
+fn members(scene: &Scene<'_>) -> Change {
+    let decree = scene.decree;
+    let mut members: BTreeMap<NodeName, Member> = decree.members.clone();
+    for name in scene.census.nodes.keys().filter(|name| scene.is_admitted(name)) {
+        let Some(report) = scene.fresh(name) else { continue };
+        let now = Member { machine: report.machine.clone(), incarnation: report.incarnation };
+        members.insert(name.clone(), now);
+    }
+    let bound = |name: &NodeName| decree.rule.members().contains(name) || decree.pledgers.contains(name);
+    // A node is forgotten once nothing of it is left.
+    members.retain(|name, _| bound(name) || *name == decree.primary || scene.node(name).is_some());
+    (members != decree.members).then(|| (decree.amended(|next| next.members = members), Why::MembersChanged))
+}
+
+/// Other times for leases: leases of the longer ones are waited out before that is forgotten.
+fn profile(scene: &Scene<'_>, holds: &mut Vec<(Work, Until)>) -> Change {
+    let decree = scene.decree;
+    let wanted = scene.spec.failover.profile;
+    if let Some(leaving) = decree.leaving {
+        let since = scene.watch.revision_since.filter(|(revision, _)| *revision == decree.revision);
+        let age = since.map_or(Duration::ZERO, |(_, since)| scene.mono().since(since));
+        let left = Timing::of(leaving).over_after().saturating_sub(age);
+        if left.is_zero() {
+            return Some((decree.amended(|next| next.leaving = None), Why::ProfileChange));
+        }
+        let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        holds.push((Work::Rule, Until::LongLeaseOver { left_ms }));
+        return None;
+    }
+    (wanted != decree.profile).then(|| {
+        let next = decree.amended(|next| {
+            next.leaving = Some(next.profile);
+            next.profile = wanted;
+        });
+        (next, Why::ProfileChange)
+    })
+}
+
+/// From waiting for standbys to not, and back: through a moment in which only this primary may go on (protocol §2.4).
+fn mode(scene: &Scene<'_>) -> Change {
+    let decree = scene.decree;
+    let wanted = scene.spec.durability.commit_mode();
+    if wanted == decree.mode {
+        return None;
+    }
+    match wanted {
+        CommitMode::Synchronous => {
+            let next = decree.amended(|next| {
+                next.mode = wanted;
+                next.candidates.clear();
+                next.pledgers.clear();
+            });
+            Some((next, Why::RuleChange))
+        }
+        CommitMode::Asynchronous if decree.rule.acks() == 0 => {
+            Some((decree.amended(|next| next.mode = wanted), Why::RuleChange))
+        }
+        CommitMode::Asynchronous => Some((decree.amended(|next| next.joint = Some(Rule::alone())), Why::RuleChange)),
+    }
+}
+
+/// The widest rule that `durability` asks for and the standbys allow.
+fn rule(scene: &Scene<'_>, holds: &mut Vec<(Work, Until)>) -> Change {
+    let decree = scene.decree;
+    if decree.mode == CommitMode::Asynchronous || scene.spec.durability == Durability::Async {
+        return None;
+    }
+    let old = decree.rule.members();
+    let is_standby = |name: &&NodeName| **name != decree.primary && scene.is_eligible(name);
+    let admitted: BTreeSet<NodeName> =
+        decree.members.keys().filter(is_standby).filter(|name| scene.is_admitted(name)).cloned().collect();
+    let available = scene.spec.durability == Durability::QuorumAvailable;
+    // Who is not there just now is waited for, for a while: shorter where writes shall not wait (§2.6, "degrade_after").
+    let gone_after = if available { scene.timing().ttl * 2 } else { GONE_AFTER };
+    let gone = |name: &&NodeName| {
+        scene.pulse(name).missed > 0 && scene.silent_for(name).is_some_and(|silent| silent >= gone_after)
+    };
+    let kept = old.iter().filter(is_standby).filter(|name| !gone(name)).cloned();
+    let members: BTreeSet<NodeName> = admitted.iter().cloned().chain(kept).collect();
+    let wanted = acks(scene.spec.primary.nodes);
+    let there = admitted.len();
+    if scene.spec.primary.nodes > 1 && there < wanted {
+        let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
+        holds.push((Work::Rule, Until::MembersReady { wanted, have: u32::try_from(there).unwrap_or(u32::MAX) }));
+    }
+    let next = match members.is_empty() {
+        false => {
+            let acks = wanted.min(members.len());
+            // Fewer acknowledgements than the file asks for, while there are not enough standbys at all.
+            Rule::any(acks, members).ok()?
+        }
+        // Alone, but only if the record says so first, and while it is sure that this primary leads.
+        true if old.is_empty() => return None,
+        true if available || scene.spec.primary.nodes == 1 => {
+            let leased = scene.leading().is_some_and(|leading| leading.gate == Gate::Open);
+            leased.then(Rule::alone)?
+        }
+        true => return None,
+    };
+    // A rule grows by standbys that are there, so that no commit waits for one that is not.
+    let grows_by_absent = next.members().difference(old).any(|name| !admitted.contains(name));
+    (next != decree.rule && !grows_by_absent)
+        .then(|| (decree.amended(|record| record.joint = Some(next)), Why::RuleChange))
+}
+
+/// Asynchronous mode: a candidate is added at the primary first, and removed on record first (FAILOVER §2).
+fn pledgers(scene: &Scene<'_>, told: bool) -> Change {
+    let decree = scene.decree;
+    if decree.mode != CommitMode::Asynchronous {
+        return None;
+    }
+    let is_standby = |name: &&NodeName| **name != decree.primary && scene.is_eligible(name);
+    let gone = |name: &NodeName| {
+        scene.pulse(name).missed > 0 && scene.silent_for(name).is_some_and(|silent| silent >= GONE_AFTER)
+    };
+    let wanted: BTreeSet<NodeName> = decree
+        .members
+        .keys()
+        .filter(is_standby)
+        .filter(|name| scene.is_admitted(name) || decree.pledgers.contains(*name) && !gone(name))
+        .cloned()
+        .collect();
+    if wanted != decree.pledgers {
+        let next = decree.amended(|next| {
+            next.candidates.retain(|name| wanted.contains(name));
+            next.pledgers = wanted;
+        });
+        return Some((next, Why::MembersChanged));
+    }
+    (told && decree.candidates != decree.pledgers)
+        .then(|| (decree.amended(|next| next.candidates = next.pledgers.clone()), Why::MembersChanged))
+}
+
+/// A person asked for another primary.
+pub(super) fn order(scene: &Scene<'_>) -> Option<Course> {
+    let decree = scene.decree;
+    match scene.watch.order.as_ref()? {
+        Order::Switchover { to } => {
+            let to = to.clone().or_else(|| best(scene))?;
+            if to == decree.primary {
+                return None;
+            }
+            if !is_ready(scene, &to) {
+                return Some(Course::Wait(Until::CaughtUp { node: to }));
+            }
+            let next = decree.amended(|next| next.stage = Stage::HandingOver { to: to.clone() });
+            Some(Course::Decide(Box::new(next), Why::Switchover { to }))
+        }
+        Order::Failover { to, .. } if *to == decree.primary => None,
+        Order::Failover { to, .. } => Some(super::elect::attempt(decree, Why::LossAccepted { to: to.clone() })),
+    }
+}
+
+/// Could take over now, with a short pause for writes: a whole copy that streams, close behind, and, where commits wait
+/// for standbys, one of those.
+pub(super) fn is_ready(scene: &Scene<'_>, to: &NodeName) -> bool {
+    let counts = match scene.decree.mode {
+        CommitMode::Synchronous => scene.decree.rule.members().contains(to),
+        CommitMode::Asynchronous => scene.decree.candidates.contains(to),
+    };
+    counts && scene.is_eligible(to) && scene.is_admitted(to)
+}
+
+/// The standby that has replayed the most.
+fn best(scene: &Scene<'_>) -> Option<NodeName> {
+    let replayed = |name: &NodeName| match &scene.node(name)?.running()?.role {
+        PgRole::Standby { replayed, .. } => Some(*replayed),
+        PgRole::Primary { .. } => None,
+    };
+    let ready = scene.decree.members.keys().filter(|name| is_ready(scene, name));
+    ready.rev().max_by_key(|name| replayed(name)).cloned()
+}
