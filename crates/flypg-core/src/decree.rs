@@ -178,6 +178,12 @@ impl Decree {
         }
     }
 
+    /// Commits may be acknowledged, or a lease held up, because this node has promised or flushed something.
+    pub fn counts(&self, node: &NodeName) -> bool {
+        let in_rule = |rule: &Rule| rule.members().contains(node);
+        in_rule(&self.rule) || self.joint.as_ref().is_some_and(in_rule) || self.pledgers.contains(node)
+    }
+
     /// The same record, changed once more.
     #[must_use]
     pub fn amended(&self, change: impl FnOnce(&mut Decree)) -> Self {

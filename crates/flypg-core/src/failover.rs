@@ -51,15 +51,21 @@ pub enum Keep {
     Leader,
     /// No other copy is known to be good now.
     NoOtherCopy,
+    /// Commits may be acknowledged because it has them.
+    Counts,
 }
 
 impl Copies<'_> {
-    /// Whether what `node` holds may be stopped, wiped or destroyed: only while the primary on record is another node
-    /// and is known to run. Every destructive step passes here (FAILOVER P3, protocol I8).
+    /// Whether what `node` holds may be stopped, wiped or destroyed: only while the primary on record is another node,
+    /// is known to run, and does not count on this one. Every destructive step passes here (FAILOVER P3, protocol I8).
     pub fn may_destroy(&self, node: &NodeName) -> Result<(), Keep> {
+        if crate::mutant::off("R20") {
+            return Ok(());
+        }
         match self.decree {
             Some(decree) if decree.primary == *node => Err(Keep::Leader),
-            Some(decree) if decree.system_id().is_some() && self.primary_runs => Ok(()),
+            Some(decree) if decree.counts(node) => Err(Keep::Counts),
+            Some(decree) if decree.system_id().is_some() && !decree.is_electing() && self.primary_runs => Ok(()),
             _ => Err(Keep::NoOtherCopy),
         }
     }

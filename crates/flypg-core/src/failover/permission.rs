@@ -120,7 +120,7 @@ pub fn permission(
             Ending::Established => last,
         };
         let lag = from.map(|from| lag(from, *position));
-        if lag.is_none_or(|bytes| bytes.is_none_or(|bytes| bytes > max_lag)) {
+        if !crate::mutant::off("R7") && lag.is_none_or(|bytes| bytes.is_none_or(|bytes| bytes > max_lag)) {
             return Err(Missing::Lag { bytes: lag.flatten() });
         }
     }
@@ -129,6 +129,9 @@ pub fn permission(
 
 /// The most advanced of the recruits; the first by name among equals.
 pub fn choose(recruits: &BTreeMap<NodeName, Position>) -> Option<(&NodeName, &Position)> {
+    if crate::mutant::off("R6") {
+        return recruits.first_key_value();
+    }
     recruits.iter().rev().max_by_key(|(_, position)| **position)
 }
 
@@ -138,6 +141,9 @@ fn wal_fence(
     recruits: &BTreeMap<NodeName, Position>,
     names: &BTreeSet<NodeName>,
 ) -> Result<(), Missing> {
+    if crate::mutant::off("F1") {
+        return Ok(());
+    }
     match reign.ending {
         Ending::Established => revoked(reign.rule, names, reign.primary)?,
         // The promotion under way acknowledges under the joint rule only; what came before it is in its seal.
@@ -159,7 +165,7 @@ fn revoked(rule: &Rule, names: &BTreeSet<NodeName>, primary: &NodeName) -> Resul
 }
 
 fn sealed(recruits: &BTreeMap<NodeName, Position>, seal: &Position) -> Result<(), Missing> {
-    match recruits.values().any(|position| position >= seal) {
+    match crate::mutant::off("R10") || recruits.values().any(|position| position >= seal) {
         true => Ok(()),
         false => Err(Missing::Seal { seal: *seal }),
     }

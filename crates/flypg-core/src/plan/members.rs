@@ -119,6 +119,7 @@ pub(super) fn remove(draft: &mut Draft, world: &World<'_>) {
                 machine.into_iter().for_each(|machine| take_down(draft, world.spec, name, machine, &work, why.clone()));
             }
             Err(Keep::Leader) => draft.hold(work.clone(), Until::AnotherLeads { node: name.clone() }),
+            Err(Keep::Counts) => draft.hold(work.clone(), Until::After { work: Box::new(Work::Rule) }),
             Err(Keep::NoOtherCopy) => {
                 let primary = world.decree.map_or_else(|| world.spec.first_node(), |d| d.primary.clone());
                 draft.hold(work.clone(), Until::PrimaryAnswers { node: primary });
@@ -133,7 +134,7 @@ pub(super) fn remove(draft: &mut Draft, world: &World<'_>) {
 
 fn copies<'a>(world: &World<'a>) -> Copies<'a> {
     let primary = world.decree.and_then(|d| world.census.get(&d.primary));
-    Copies { decree: world.decree, primary_runs: primary.is_some_and(|n| n.leads()) }
+    Copies { decree: world.decree, primary_runs: primary.is_some_and(|n| n.is_sure()) }
 }
 
 /// The next act of a clean removal: stop, wait, destroy.

@@ -150,7 +150,7 @@ fn foresee(observed: &Observed, now: Timestamp, plan: impl Fn(&Observed, Timesta
     let mut turns = vec![plan(&model, now)];
     while turns.len() < FORECAST_TURNS_MAX {
         let last = turns.last().expect("one was put in above");
-        if last.steps.is_empty() {
+        if last.changes().next().is_none() {
             // A wait may end without us: let everything that was started come to its end, and look once more.
             if !settle(&mut model, now) {
                 break;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::decree::{Decree, Stage};
 use crate::observed::metadata;
 use crate::plan::draft::Draft;
 use crate::plan::{Action, Field, Until, Why, Work, World};
@@ -9,12 +10,14 @@ use crate::protocol::env;
 
 /// Role and epoch as DNS and people see them.
 pub(super) fn metadata(draft: &mut Draft, world: &World<'_>) {
-    let Some(decree) = world.decree.filter(|d| d.system_id().is_some()) else { return };
+    // Not while somebody takes over: that comes first, and this waits for the platform.
+    let settled = |decree: &&Decree| matches!(decree.stage, Stage::Established) && !decree.is_electing();
+    let Some(decree) = world.decree.filter(settled) else { return };
     for name in &world.membership.staying {
         let Some(machine) = world.census.get(name).and_then(|n| n.machine) else { continue };
         let Some(config) = &machine.config else { continue };
         let role = if decree.primary == *name { "primary" } else { "replica" };
-        let wanted = [(metadata::ROLE, role.to_owned()), (metadata::EPOCH, decree.epoch.to_string())];
+        let wanted = [(metadata::ROLE, role.to_owned()), (metadata::EPOCH, decree.reign.to_string())];
         let changed: BTreeMap<String, String> = wanted
             .into_iter()
             .filter(|(key, value)| config.metadata.get(*key) != Some(value))

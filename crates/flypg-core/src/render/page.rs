@@ -45,7 +45,7 @@ impl Preview<'_> {
         for turn in self.turns {
             let mut lines = Vec::new();
             let mut routed = Vec::new();
-            for step in &turn.steps {
+            for step in turn.changes() {
                 match &step.action {
                     Action::Assign { machine, assignment, .. } => match told(&world, machine, assignment, &step.why) {
                         Some((what, why)) => lines.push(Line { mark: '~', what, why: why.to_owned(), risk: None }),
@@ -71,7 +71,7 @@ impl Preview<'_> {
 
     fn summary(&self) -> Summary {
         let mut summary = Summary::default();
-        for step in self.turns.iter().flat_map(|turn| &turn.steps) {
+        for step in self.turns.iter().flat_map(Plan::changes) {
             match &step.action {
                 action if action.creates() => summary.create += 1,
                 action if action.destroys() => summary.destroy += 1,
@@ -157,7 +157,7 @@ pub fn text(preview: &Preview<'_>, paint: Paint) -> String {
     }
     section(&mut page, "waiting now", preview.waits(), |text| paint.dim(text));
     section(&mut page, "held", preview.left().iter(), |text| paint.warn(text));
-    if preview.turns.iter().any(|turn| !turn.steps.is_empty()) {
+    if preview.turns.iter().any(|turn| turn.changes().next().is_some()) {
         let Summary { create, change, destroy } = preview.summary();
         let _ = writeln!(
             page,
@@ -236,7 +236,7 @@ pub fn markdown(preview: &Preview<'_>) -> String {
 
 /// The object that `reconcile --dry-run -o json` prints for one cluster.
 pub fn json(preview: &Preview<'_>) -> Value {
-    let steps = |plan: &Plan| plan.steps.iter().map(step).collect::<Vec<_>>();
+    let steps = |plan: &Plan| plan.changes().map(step).collect::<Vec<_>>();
     let now = preview.now();
     let holds = now.map_or(&[][..], |plan| &plan.holds);
     let Summary { create, change, destroy } = preview.summary();

@@ -66,10 +66,18 @@ pub(in crate::plan) fn assign(draft: &mut Draft, world: &World<'_>) {
     }
 }
 
-/// True if the task is another role than the node has now.
+/// True if the task is another one than the node is seen at.
 fn moves(report: &NodeReport, task: &Task) -> bool {
-    let leads = report.postgres.as_ref().map(|pg| matches!(pg.role, PgRole::Primary { .. }));
-    leads.is_some_and(|leads| leads == matches!(task, Task::Follow { .. }))
+    let role = report.postgres.as_ref().map(|pg| &pg.role);
+    match task {
+        Task::Recruit | Task::Promote { .. } | Task::Reaffirm { .. } | Task::HandOver { .. } => true,
+        Task::Bootstrap { .. } | Task::Lead { .. } => matches!(role, Some(PgRole::Standby { .. })),
+        Task::Follow { primary, .. } => match role {
+            Some(PgRole::Standby { streaming_from, .. }) => streaming_from.as_ref().is_some_and(|from| from != primary),
+            Some(PgRole::Primary { .. }) => true,
+            None => false,
+        },
+    }
 }
 
 fn answers(draft: &mut Draft, name: &NodeName, node: &Node<'_>) {

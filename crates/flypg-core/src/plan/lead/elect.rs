@@ -180,8 +180,13 @@ fn late(scene: &Scene<'_>) -> Option<Vec<NodeName>> {
         let report = scene.fresh(name).filter(|report| scene.is_known(name, report));
         report.is_some_and(|report| report.promised < decree.epoch || unfinished(&report.standing))
     };
-    let names: Vec<NodeName> =
-        decree.members.keys().filter(|name| **name != decree.primary).filter(is_late).cloned().collect();
+    let names: Vec<NodeName> = decree
+        .members
+        .keys()
+        .filter(|name| **name != decree.primary && scene.matters(name))
+        .filter(is_late)
+        .cloned()
+        .collect();
     (!names.is_empty() && scene.epoch_age() < GRACE).then_some(names)
 }
 

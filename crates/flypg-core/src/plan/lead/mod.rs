@@ -185,3 +185,6 @@ pub(super) fn overtaken(census: &Census<'_>, record: Option<&Decree>) -> Option<
     let (node, promised) = later.max_by_key(|(_, promised)| *promised).filter(|(_, promised)| *promised > ours)?;
     Some(Until::RecordCurrent { node: node.clone(), ours, promised })
 }
+
+#[cfg(test)]
+mod tests;

@@ -116,7 +116,14 @@ impl<'a> Scene<'a> {
             let end = end(report).filter(|_| self.is_known(name, report))?;
             lineage.place(&end.history, end.lsn).ok()
         };
-        self.census.nodes.keys().filter_map(|name| Some((name.clone(), position(name)?))).collect()
+        let names = self.census.nodes.keys().filter(|name| self.matters(name));
+        names.filter_map(|name| Some((name.clone(), position(name)?))).collect()
+    }
+
+    /// Whether it matters where the data of a node end: it may have what nobody else has of what was acknowledged, or
+    /// it may lead. What a read replica elsewhere has beyond that was promised to nobody.
+    pub(super) fn matters(&self, name: &NodeName) -> bool {
+        *name == self.decree.primary || self.decree.counts(name) || name.region == self.spec.primary.code
     }
 
     /// Everybody who has promised the epoch on record, with or without data: they pledge to nobody below it.

@@ -1,0 +1,424 @@
+//! Planner transcripts: a cluster, what happens to it, and every turn that follows.
+
+use std::time::Duration;
+
+use expect_test::{Expect, expect};
+
+use crate::Timestamp;
+use crate::decree::{Decree, Stage};
+use crate::failover::lease::{Granted, Mono};
+use crate::names::NodeName;
+use crate::observed::{Observed, Pulse, Seen, Stopped};
+use crate::plan::{self, Action, Plan};
+use crate::protocol::{Gate, NodeReport, PgRole, Phase, Standing};
+use crate::render;
+use crate::spec::ClusterSpec;
+
+const NOW: Timestamp = Timestamp::UNIX_EPOCH;
+
+fn file(nodes: u32, durability: &str) -> ClusterSpec {
+    let text = format!(
+        "apiVersion: flypg/v1\nkind: PostgresCluster\nmetadata: {{ name: orders-db }}\nspec:\n  organization: acme\n  \
+         postgres: {{ version: 15 }}\n  regions: {{ primary: {{ code: ord, nodes: {nodes} }} }}\n  machine: {{ \
+         cpuKind: shared, cpus: 1, memory: 1GB }}\n  storage: {{ size: 1GB }}\n  durability: {durability}\n"
+    );
+    match crate::spec::parse("test", text.as_bytes()) {
+        Ok(mut clusters) => clusters.remove(0).value,
+        Err(diagnostics) => panic!("{diagnostics:?}"),
+    }
+}
+
+/// A cluster as its controller sees it, some time after it began to lead.
+struct Story {
+    spec: ClusterSpec,
+    world: Observed,
+    told: String,
+}
+
+impl Story {
+    /// It was made from the file and runs.
+    fn of(nodes: u32, durability: &str) -> Self {
+        let mut world = Observed { record: Seen::at(NOW, None), app: Seen::at(NOW, None), ..Observed::default() };
+        world.watch.leads_since = Some(Mono(Duration::ZERO));
+        world.watch.now = Mono(Duration::from_secs(100));
+        let mut story = Self { spec: file(nodes, durability), world, told: String::new() };
+        story.run();
+        story.told.clear();
+        story
+    }
+
+    fn plan(&self) -> Plan {
+        plan::plan(&self.spec, &self.world, NOW)
+    }
+
+    /// Turn after turn, each carried out, until nothing changes any more; then what is waited for.
+    fn run(&mut self) {
+        let mut turns = 0;
+        loop {
+            let plan = self.plan();
+            for step in plan.changes() {
+                self.told.push_str(&format!("  {}\n", render::step(step)));
+            }
+            let acted = plan.changes().next().is_some();
+            for step in &plan.steps {
+                plan::apply(&mut self.world, &step.action, NOW);
+            }
+            let settled = !acted && plan::settle(&mut self.world, NOW);
+            if !acted && !settled {
+                for hold in &plan.holds {
+                    self.told.push_str(&format!("  ({})\n", render::hold(hold)));
+                }
+                break;
+            }
+            turns += 1;
+            assert!(turns < 100, "it does not come to an end:\n{}", self.told);
+        }
+    }
+
+    fn then(&mut self, what: &str, change: impl FnOnce(&mut Observed)) -> &mut Self {
+        self.told.push_str(&format!("{what}\n"));
+        change(&mut self.world);
+        self.run();
+        self
+    }
+
+    fn decree(&self) -> &Decree {
+        self.world.record.known().and_then(Option::as_ref).expect("there is a record")
+    }
+}
+
+fn node(name: &str) -> NodeName {
+    name.parse().expect("a node's name")
+}
+
+fn machine(world: &Observed, name: &str) -> String {
+    let machines = world.machines.known().expect("the machines are known");
+    machines.iter().find(|m| m.name == name).expect("it has a machine").id.clone()
+}
+
+fn report<'a>(world: &'a mut Observed, name: &str) -> &'a mut NodeReport {
+    let id = machine(world, name);
+    world.reports.get_mut(&id).and_then(Seen::known_mut).expect("it reported")
+}
+
+fn silent(world: &mut Observed, name: &str) {
+    let id = machine(world, name);
+    let heard = Some(Mono(world.watch.now.0.saturating_sub(Duration::from_secs(3))));
+    world.watch.pulses.insert(id, Pulse { heard, missed: 3, ..Pulse::default() });
+}
+
+fn back(world: &mut Observed, name: &str) {
+    let id = machine(world, name);
+    let heard = Some(world.watch.now);
+    world.watch.pulses.insert(id, Pulse { heard, ..Pulse::default() });
+}
+
+fn later(world: &mut Observed, seconds: u64) {
+    world.watch.now = Mono(world.watch.now.0 + Duration::from_secs(seconds));
+}
+
+fn check(story: &Story, expected: Expect) {
+    expected.assert_eq(&story.told);
+}
+
+#[test]
+fn a_cluster_of_three_comes_to_wait_for_one_standby() {
+    let story = Story::of(3, "quorum");
+    let decree = story.decree();
+    assert_eq!(decree.stage, Stage::Established);
+    assert_eq!((decree.rule.acks(), decree.rule.members().len(), &decree.joint), (1, 2, &None));
+    assert_eq!(decree.members.len(), 3);
+    assert!(story.plan().is_quiet(), "{:?}", story.plan());
+}
+
+#[test]
+fn a_primary_that_is_silent_is_replaced_once_its_lease_is_over() {
+    let mut story = Story::of(3, "quorum");
+    story.world.watch.granted = Some(Granted { epoch: story.decree().reign, last: Mono(Duration::from_secs(98)) });
+    story.then("ord-1 is silent", |world| silent(world, "ord-1"));
+    story.then("seven seconds later", |world| later(world, 7));
+    check(
+        &story,
+        expect![[r#"
+            ord-1 is silent
+              ~ record: an attempt to find who leads after ord-1, in epoch 2: ord-1 left 3 questions unanswered
+              ~ ord-2 promises the new epoch and says where its data end: as on record
+              ~ ord-3 promises the new epoch and says where its data end: as on record
+              (taking over from ord-1: until the last lease of ord-1 is over, in 4.5 s)
+              (ord-1: until ord-1 answers)
+            seven seconds later
+              ~ record: ord-2 is promoted to timeline 2, in epoch 2: ord-2 has every acknowledged commit, and nobody else can acknowledge one
+              ~ ord-2 is promoted to timeline 2: as on record
+              ~ ord-3 follows ord-2: as on record
+              ~ record: ord-2 leads, in epoch 2; commits are acknowledged by the primary with ord-3: ord-2 has confirmed that it leads
+              ~ ord-2 learns where the others are: so that it routes and keeps WAL
+              ~ ord-3 learns where the others are: so that it routes and keeps WAL
+              ~ machine ord-1: flypg_epoch=2, flypg_role=replica: as on record
+              ~ machine ord-2: flypg_epoch=2, flypg_role=primary: as on record
+              ~ machine ord-3: flypg_epoch=2: as on record
+              (ord-1: until ord-1 answers)
+        "#]],
+    );
+}
+
+#[test]
+fn without_a_read_fence_nobody_waits_for_the_lease() {
+    let mut story = Story::of(3, "quorum");
+    story.spec.failover.read_fence = false;
+    story.world.watch.granted = Some(Granted { epoch: story.decree().reign, last: Mono(Duration::from_secs(99)) });
+    story.then("ord-1 is silent", |world| silent(world, "ord-1"));
+    check(
+        &story,
+        expect![[r#"
+            ord-1 is silent
+              ~ record: an attempt to find who leads after ord-1, in epoch 2: ord-1 left 3 questions unanswered
+              ~ ord-2 promises the new epoch and says where its data end: as on record
+              ~ ord-3 promises the new epoch and says where its data end: as on record
+              ~ record: ord-2 is promoted to timeline 2, in epoch 2: ord-2 has every acknowledged commit, and nobody else can acknowledge one
+              ~ ord-2 is promoted to timeline 2: as on record
+              ~ ord-3 follows ord-2: as on record
+              ~ record: ord-2 leads, in epoch 2; commits are acknowledged by the primary with ord-3: ord-2 has confirmed that it leads
+              ~ ord-2 learns where the others are: so that it routes and keeps WAL
+              ~ ord-3 learns where the others are: so that it routes and keeps WAL
+              ~ machine ord-1: flypg_epoch=2, flypg_role=replica: as on record
+              ~ machine ord-2: flypg_epoch=2, flypg_role=primary: as on record
+              ~ machine ord-3: flypg_epoch=2: as on record
+              (ord-1: until ord-1 answers)
+        "#]],
+    );
+}
+
+#[test]
+fn one_survivor_of_three_is_not_enough_and_is_not_disturbed() {
+    let mut story = Story::of(3, "quorum");
+    story.then("ord-1 and ord-3 are silent", |world| {
+        silent(world, "ord-1");
+        silent(world, "ord-3");
+    });
+    story.then("ord-3 is back", |world| back(world, "ord-3"));
+    check(
+        &story,
+        expect![[r#"
+            ord-1 and ord-3 are silent
+              (taking over from ord-1: until 1 more of ord-3 answer)
+              (ord-1: until ord-1 answers)
+              (ord-3: until ord-3 answers)
+            ord-3 is back
+              ~ record: an attempt to find who leads after ord-1, in epoch 2: ord-1 left 3 questions unanswered
+              ~ ord-2 promises the new epoch and says where its data end: as on record
+              ~ ord-3 promises the new epoch and says where its data end: as on record
+              ~ record: ord-2 is promoted to timeline 2, in epoch 2: ord-2 has every acknowledged commit, and nobody else can acknowledge one
+              ~ ord-2 is promoted to timeline 2: as on record
+              ~ ord-3 follows ord-2: as on record
+              ~ record: ord-2 leads, in epoch 2; commits are acknowledged by the primary with ord-3: ord-2 has confirmed that it leads
+              ~ ord-2 learns where the others are: so that it routes and keeps WAL
+              ~ ord-3 learns where the others are: so that it routes and keeps WAL
+              ~ machine ord-1: flypg_epoch=2, flypg_role=replica: as on record
+              ~ machine ord-2: flypg_epoch=2, flypg_role=primary: as on record
+              ~ machine ord-3: flypg_epoch=2: as on record
+              (ord-1: until ord-1 answers)
+        "#]],
+    );
+}
+
+#[test]
+fn a_crash_that_the_agent_tells_of_needs_no_timer() {
+    let mut story = Story::of(3, "quorum");
+    for name in ["ord-2", "ord-3"] {
+        report(&mut story.world, name).primary_heard = Some(Duration::ZERO);
+    }
+    story.then("Postgres of ord-1 has ended", |world| {
+        let report = report(world, "ord-1");
+        report.phase = Phase::Starting;
+        report.postgres = None;
+        if let Standing::Leading(leading) = &mut report.standing {
+            leading.confirmed = false;
+            leading.gate = Gate::Down;
+        }
+    });
+    check(
+        &story,
+        expect![[r#"
+            Postgres of ord-1 has ended
+              ~ record: an attempt to find who leads after ord-1, in epoch 2: ord-1 says that its Postgres has ended
+              ~ ord-1 promises the new epoch and says where its data end: as on record
+              ~ ord-2 promises the new epoch and says where its data end: as on record
+              ~ ord-3 promises the new epoch and says where its data end: as on record
+              ~ record: ord-2 is promoted to timeline 2, in epoch 2: ord-2 has every acknowledged commit, and nobody else can acknowledge one
+              ~ ord-1 learns where the others are: so that it routes and keeps WAL
+              ~ ord-2 is promoted to timeline 2: as on record
+              ~ ord-3 learns where the others are: so that it routes and keeps WAL
+              ~ record: ord-2 leads, in epoch 2; commits are acknowledged by the primary with ord-3: ord-2 has confirmed that it leads
+              ~ ord-1 learns where the others are: so that it routes and keeps WAL
+              ~ ord-2 learns where the others are: so that it routes and keeps WAL
+              ~ ord-3 learns where the others are: so that it routes and keeps WAL
+              ~ machine ord-1: flypg_epoch=2, flypg_role=replica: as on record
+              ~ machine ord-2: flypg_epoch=2, flypg_role=primary: as on record
+              ~ machine ord-3: flypg_epoch=2: as on record
+              ~ record: ord-2 leads, in epoch 2, and is to acknowledge commits by the primary with any 1 of ord-1, ord-3: as `durability` asks, with the standbys there are
+              ~ ord-1 learns where the others are: so that it routes and keeps WAL
+              ~ ord-2 learns where the others are: so that it routes and keeps WAL
+              ~ ord-3 learns where the others are: so that it routes and keeps WAL
+              ~ record: ord-2 leads, in epoch 2; commits are acknowledged by the primary with any 1 of ord-1, ord-3: it is in effect, and covers everything before it
+              ~ ord-1 learns where the others are: so that it routes and keeps WAL
+              ~ ord-2 learns where the others are: so that it routes and keeps WAL
+              ~ ord-3 learns where the others are: so that it routes and keeps WAL
+        "#]],
+    );
+}
+
+#[test]
+fn a_standby_that_hears_the_primary_keeps_it_in_place() {
+    let mut story = Story::of(3, "quorum");
+    report(&mut story.world, "ord-2").primary_heard = Some(Duration::from_millis(500));
+    let id = machine(&story.world, "ord-2");
+    let heard = Some(story.world.watch.now);
+    story.world.watch.pulses.insert(id, Pulse { heard, ..Pulse::default() });
+    story.then("ord-1 is silent", |world| silent(world, "ord-1"));
+    check(
+        &story,
+        expect![[r#"
+        ord-1 is silent
+          (taking over from ord-1: until ord-1 answers again: ord-2 still hears it, so only the controller is cut off)
+          (ord-1: until ord-1 answers)
+    "#]],
+    );
+}
+
+#[test]
+fn two_nodes_fail_over_with_the_survivor() {
+    let mut story = Story::of(2, "quorum-available");
+    story.world.watch.granted = Some(Granted { epoch: story.decree().reign, last: Mono(Duration::from_secs(98)) });
+    story.then("ord-1 is silent", |world| silent(world, "ord-1"));
+    story.then("its machine is proven stopped", |world| {
+        let id = machine(world, "ord-1");
+        let at = world.watch.now;
+        world.watch.stopped.insert(id, Stopped { at });
+    });
+    check(
+        &story,
+        expect![[r#"
+            ord-1 is silent
+              ~ record: an attempt to find who leads after ord-1, in epoch 2: ord-1 left 3 questions unanswered
+              ~ ord-2 promises the new epoch and says where its data end: as on record
+              (taking over from ord-1: until the last lease of ord-1 is over, in 4.5 s)
+              (ord-1: until ord-1 answers)
+            its machine is proven stopped
+              ~ record: ord-2 is promoted to timeline 2, in epoch 2: ord-2 has every acknowledged commit, and nobody else can acknowledge one
+              ~ ord-2 is promoted to timeline 2: as on record
+              ~ record: ord-2 leads, in epoch 2; commits are acknowledged by the primary alone: ord-2 has confirmed that it leads
+              ~ ord-2 learns where the others are: so that it routes and keeps WAL
+              ~ machine ord-1: flypg_epoch=2, flypg_role=replica: as on record
+              ~ machine ord-2: flypg_epoch=2, flypg_role=primary: as on record
+              (waiting for standbys before commits are acknowledged: until 1 standbys are whole copies and stream (there are 0))
+              (ord-1: until ord-1 answers)
+        "#]],
+    );
+}
+
+#[test]
+fn a_switchover_goes_to_whom_it_was_asked_for() {
+    let mut story = Story::of(3, "quorum");
+    story.then("ord-3 shall lead", |world| {
+        world.watch.order = Some(crate::observed::Order::Switchover { to: Some(node("ord-3")) });
+    });
+    check(
+        &story,
+        expect![[r#"
+            ord-3 shall lead
+              ~ record: ord-1 hands over to ord-3: a switchover to ord-3 was asked for
+              ~ ord-1 leads until ord-3 is ready, and gives up: as on record
+              ~ ord-2 learns where the others are: so that it routes and keeps WAL
+              ~ ord-3 learns where the others are: so that it routes and keeps WAL
+              ~ record: an attempt to find who leads after ord-1, in epoch 2: a switchover to ord-3 was asked for
+              ~ ord-1 promises the new epoch and says where its data end: as on record
+              ~ ord-2 promises the new epoch and says where its data end: as on record
+              ~ ord-3 promises the new epoch and says where its data end: as on record
+              ~ record: ord-3 is promoted to timeline 2, in epoch 2: ord-3 has every acknowledged commit, and nobody else can acknowledge one
+              ~ ord-1 learns where the others are: so that it routes and keeps WAL
+              ~ ord-2 learns where the others are: so that it routes and keeps WAL
+              ~ ord-3 is promoted to timeline 2: as on record
+              ~ record: ord-3 leads, in epoch 2; commits are acknowledged by the primary with ord-2: ord-3 has confirmed that it leads
+              ~ ord-1 learns where the others are: so that it routes and keeps WAL
+              ~ ord-2 learns where the others are: so that it routes and keeps WAL
+              ~ ord-3 learns where the others are: so that it routes and keeps WAL
+              ~ machine ord-1: flypg_epoch=2, flypg_role=replica: as on record
+              ~ machine ord-2: flypg_epoch=2: as on record
+              ~ machine ord-3: flypg_epoch=2, flypg_role=primary: as on record
+              ~ record: ord-3 leads, in epoch 2, and is to acknowledge commits by the primary with any 1 of ord-1, ord-2: as `durability` asks, with the standbys there are
+              ~ ord-1 learns where the others are: so that it routes and keeps WAL
+              ~ ord-2 learns where the others are: so that it routes and keeps WAL
+              ~ ord-3 learns where the others are: so that it routes and keeps WAL
+              ~ record: ord-3 leads, in epoch 2; commits are acknowledged by the primary with any 1 of ord-1, ord-2: it is in effect, and covers everything before it
+              ~ ord-1 learns where the others are: so that it routes and keeps WAL
+              ~ ord-2 learns where the others are: so that it routes and keeps WAL
+              ~ ord-3 learns where the others are: so that it routes and keeps WAL
+        "#]],
+    );
+}
+
+#[test]
+fn leases_are_renewed_for_reports_that_came_before_the_record_was_read() {
+    let mut story = Story::of(3, "quorum");
+    let id = machine(&story.world, "ord-1");
+    let heard = Mono(Duration::from_secs(100));
+    story.world.watch.pulses.insert(id, Pulse { heard: Some(heard), ..Pulse::default() });
+    let renewals =
+        |story: &Story| story.plan().steps.iter().filter(|step| matches!(step.action, Action::Renew { .. })).count();
+    story.world.watch.record_read = Mono(Duration::from_millis(99_999));
+    assert_eq!(renewals(&story), 0, "the record may have changed since");
+    story.world.watch.record_read = heard;
+    assert_eq!(renewals(&story), 1);
+    story.world.watch.granted = Some(Granted { epoch: story.decree().reign, last: heard });
+    assert_eq!(renewals(&story), 0, "it was answered already");
+    story.world.watch.granted = None;
+    story.world.watch.leads_since = None;
+    assert_eq!(renewals(&story), 0, "another controller leads");
+}
+
+#[test]
+fn a_standby_that_stays_away_is_not_waited_for_any_more_and_comes_back() {
+    let mut story = Story::of(3, "quorum");
+    story.then("ord-3 is silent", |world| silent(world, "ord-3"));
+    story.then("half a minute later", |world| later(world, 31));
+    story.then("ord-3 is back", |world| back(world, "ord-3"));
+    check(
+        &story,
+        expect![[r#"
+        ord-3 is silent
+          (ord-3: until ord-3 answers)
+        half a minute later
+          ~ record: ord-1 leads, in epoch 1, and is to acknowledge commits by the primary with ord-2: as `durability` asks, with the standbys there are
+          ~ ord-1 learns where the others are: so that it routes and keeps WAL
+          ~ ord-2 learns where the others are: so that it routes and keeps WAL
+          ~ record: ord-1 leads, in epoch 1; commits are acknowledged by the primary with ord-2: it is in effect, and covers everything before it
+          ~ ord-1 learns where the others are: so that it routes and keeps WAL
+          ~ ord-2 learns where the others are: so that it routes and keeps WAL
+          (ord-3: until ord-3 answers)
+        ord-3 is back
+          ~ record: ord-1 leads, in epoch 1, and is to acknowledge commits by the primary with any 1 of ord-2, ord-3: as `durability` asks, with the standbys there are
+          ~ ord-1 learns where the others are: so that it routes and keeps WAL
+          ~ ord-2 learns where the others are: so that it routes and keeps WAL
+          ~ ord-3 learns where the others are: so that it routes and keeps WAL
+          ~ record: ord-1 leads, in epoch 1; commits are acknowledged by the primary with any 1 of ord-2, ord-3: it is in effect, and covers everything before it
+          ~ ord-1 learns where the others are: so that it routes and keeps WAL
+          ~ ord-2 learns where the others are: so that it routes and keeps WAL
+          ~ ord-3 learns where the others are: so that it routes and keeps WAL
+    "#]],
+    );
+}
+
+#[test]
+fn an_asynchronous_cluster_knows_its_candidates() {
+    let story = Story::of(3, "async");
+    let decree = story.decree();
+    assert_eq!(decree.candidates.len(), 2);
+    assert_eq!(decree.candidates, decree.pledgers);
+    assert!(matches!(
+        story.world.reports.values().find_map(|r| match &r.known()?.postgres.as_ref()?.role {
+            PgRole::Primary { .. } => Some(()),
+            PgRole::Standby { .. } => None,
+        }),
+        Some(())
+    ));
+}
