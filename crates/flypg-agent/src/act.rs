@@ -144,7 +144,8 @@ impl Node {
             | NodeStep::RecordRelinquished
             | NodeStep::BecomeStandby
             | NodeStep::RecordRewinding
-            | NodeStep::Rewind { .. }) => Err(StepError::CannotYet(step)),
+            | NodeStep::Rewind { .. }
+            | NodeStep::RecordUnpromoted) => Err(StepError::CannotYet(step)),
         }
     }
 

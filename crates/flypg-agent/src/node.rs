@@ -325,6 +325,9 @@ impl Node {
             astray: None,
             rewind_failed: None,
             stopping: self.shared.ending.is_cancelled(),
+            clean: false,
+            room: false,
+            remade: false,
         }
     }
 
@@ -434,7 +437,8 @@ impl Node {
             | NodeStep::RecordRelinquished
             | NodeStep::BecomeStandby
             | NodeStep::RecordRewinding
-            | NodeStep::Rewind { .. } => match local.postmaster {
+            | NodeStep::Rewind { .. }
+            | NodeStep::RecordUnpromoted => match local.postmaster {
                 Seen::Up if self.answered.elapsed() > SILENCE => {
                     Phase::Failing { why: "Postgres runs and does not answer".to_owned() }
                 }

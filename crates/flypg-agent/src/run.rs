@@ -4,12 +4,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use flypg_core::decree::Epoch;
-use flypg_core::failover::lease::{BootTime, Timing};
+use flypg_core::failover::lease::BootTime;
 use flypg_core::keys::Role;
 use flypg_core::ledger::Ledger;
 use flypg_core::node::Tenure;
 use flypg_core::protocol::{NodeReport, Phase, Standing, ports};
-use flypg_core::spec::Profile;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -58,7 +57,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let boot = boot.map_err(prepare("the name of this boot"))?;
     let ledger = ledger.unwrap_or_else(|| blank(&config));
     // Whatever pledge was given before, under whatever times: the longest.
-    let tenure = Tenure::begin(&boot, &ledger, clock::now(), &Timing::of(Profile::Patient));
+    let tenure = Tenure::begin(&boot, &ledger, clock::now());
     let shared = Arc::new(Shared::new(config, store, report, data, tenure));
     let upstream = doors::bind_upstream(&shared).map_err(prepare("the way to the upstream"))?;
 

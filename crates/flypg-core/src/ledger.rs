@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use slots::{Recovered, Slot, SlotError, Unreadable, encode, recover};
 
 use crate::decree::{Epoch, SystemId};
+use crate::mutant;
 use crate::names::{ClusterName, NodeName};
 use crate::node::DataDir;
 use crate::protocol::{Assignment, Task};
@@ -34,9 +35,10 @@ pub struct Ledger {
     /// The highest revision of the record that it has obeyed in that epoch.
     #[serde(default)]
     pub revision: u64,
-    /// It has pledged to its primary since it was last recruited: a pledge of an earlier boot may still run.
+    /// It has pledged to its primary since it was last recruited, and no such pledge binds it for longer: one of an
+    /// earlier boot may still run.
     #[serde(default)]
-    pub pledged: bool,
+    pub pledged: Option<Duration>,
     pub role: LedgerRole,
     /// The identity of the data on this volume, or of the data it was told to clone.
     pub system_id: Option<SystemId>,
@@ -135,7 +137,7 @@ impl Ledger {
             controller: None,
             promised: Epoch::default(),
             revision: 0,
-            pledged: false,
+            pledged: None,
             role: LedgerRole::Blank,
             system_id: None,
             assignment: None,
@@ -152,7 +154,10 @@ impl Ledger {
         next.incarnation += 1;
         if next.machine != machine {
             next.machine = machine.to_owned();
-            next.assignment = None;
+            next.assignment = next.assignment.filter(|_| mutant::off("R17"));
+        }
+        if mutant::off("R5") {
+            (next.promised, next.revision) = (Epoch::default(), 0);
         }
         next
     }
@@ -200,7 +205,7 @@ impl Ledger {
         };
         if epoch > promised {
             // Whoever was pledged to before is below the promise now.
-            next.pledged = false;
+            next.pledged = None;
         }
         next.promised = epoch;
         next.revision = assignment.revision;
@@ -239,10 +244,10 @@ impl Ledger {
 
     fn bootstrap(&self, nonce: &str, epoch: Epoch, data: &DataDir) -> Result<LedgerRole, Refusal> {
         match &self.role {
-            LedgerRole::Blank => match data {
-                DataDir::Blank => Ok(LedgerRole::Initialising { nonce: nonce.to_owned(), epoch }),
-                found => Err(Refusal::BootstrapOverData { found: found.to_string() }),
-            },
+            LedgerRole::Blank if data.may_be_initialised(nonce) => {
+                Ok(LedgerRole::Initialising { nonce: nonce.to_owned(), epoch })
+            }
+            LedgerRole::Blank => Err(Refusal::BootstrapOverData { found: data.to_string() }),
             LedgerRole::Initialising { nonce: mine, .. } if mine == nonce => {
                 Ok(LedgerRole::Initialising { nonce: nonce.to_owned(), epoch })
             }
@@ -294,12 +299,19 @@ impl Ledger {
         match &self.role {
             LedgerRole::Primary { epoch: mine, nonce: theirs } if *mine == epoch && theirs == nonce => again(),
             LedgerRole::Primary { epoch: mine, .. } if *mine < epoch => again(),
-            LedgerRole::Relinquished { .. } => again(),
+            LedgerRole::Relinquished { epoch: mine } if *mine < epoch || self.is_recruited_in(epoch) => again(),
+            // It led in this very epoch and gave up: others may rely on that already (fence F5).
+            LedgerRole::Relinquished { .. } => Err(Refusal::GivenUp { role: self.role.to_string(), given: epoch }),
             // Not known to have been promoted, but its data may have been: whether they are a primary's is seen there.
             LedgerRole::Promoting { epoch: mine, .. } if *mine < epoch => again(),
             LedgerRole::Blank if matches!(data, DataDir::Complete { .. }) => Err(Refusal::UnknownData),
             role => Err(Refusal::NothingToLead { found: role.to_string() }),
         }
+    }
+
+    /// The last that it was told is to promise this epoch: who leads in it was still open then.
+    fn is_recruited_in(&self, epoch: Epoch) -> bool {
+        self.assignment.as_ref().is_some_and(|told| told.task == Task::Recruit && told.epoch == epoch)
     }
 
     fn lead(&self, epoch: Epoch, nonce: &str) -> Result<LedgerRole, Refusal> {
@@ -339,14 +351,16 @@ impl Ledger {
         }
     }
 
-    /// The ledger with which a pledge is given to `asks`, which leads in `epoch` and has told `revision`: for as long
-    /// as it runs, nobody is promoted over the primary with this node's help (FAILOVER §2, "pledges").
-    pub fn pledge(&self, asks: &NodeName, epoch: Epoch) -> Result<Ledger, Refusal> {
+    /// The ledger with which a pledge is given to `asks`, which leads in `epoch`: for as long as it `binds`, nobody is
+    /// promoted over the primary with this node's help (FAILOVER §2, "pledges").
+    pub fn pledge(&self, asks: &NodeName, epoch: Epoch, binds: Duration) -> Result<Ledger, Refusal> {
+        // On a Machine where it was told nothing it counts for nothing (rule R17).
+        let follows = matches!(&self.assignment, Some(told) if matches!(&told.task, Task::Follow { primary, .. } if primary == asks));
         match &self.role {
             LedgerRole::Replica { upstream, epoch: mine }
-                if upstream == asks && *mine == epoch && epoch == self.promised =>
+                if follows && upstream == asks && *mine == epoch && epoch == self.promised =>
             {
-                Ok(Ledger { pledged: true, ..self.clone() })
+                Ok(Ledger { pledged: Some(self.pledged.unwrap_or_default().max(binds)), ..self.clone() })
             }
             role => Err(Refusal::NoPledge { role: role.to_string(), asks: asks.clone(), epoch }),
         }
@@ -379,24 +393,42 @@ impl Ledger {
         }
     }
 
-    /// The ledger once the data of a node that led are a copy's: they fit the lineage and `standby.signal` is there.
+    /// The ledger of a node that was to be promoted, was recruited anew, and is found stopped before it was promoted:
+    /// `standby.signal` is still there, so that its data are a copy's. `None` if anything but a recruit made it give up:
+    /// what it gave up by itself it never takes up again (fence F5).
+    pub fn unpromoted(&self) -> Option<Ledger> {
+        let LedgerRole::Relinquished { epoch } = self.role else { return None };
+        let open = epoch == self.promised && self.is_recruited_in(epoch);
+        open.then(|| Ledger { role: LedgerRole::Recruited { epoch }, ..self.clone() })
+    }
+
+    /// The ledger once the data of a node that led are a copy's, `standby.signal` and all.
     pub fn rejoined(&self) -> Option<Ledger> {
         let LedgerRole::Rejoining { upstream, epoch, .. } = &self.role else { return None };
-        let role = LedgerRole::Replica { upstream: upstream.clone(), epoch: *epoch };
-        Some(Ledger { role, ..self.clone() })
+        Some(Ledger { role: self.copy_of(upstream, *epoch), ..self.clone() })
     }
 
     /// The ledger once the data directory is complete: `initdb` under the promised nonce, or the clone, is done.
     /// `None` if nothing was in the making.
     pub fn made(&self, system_id: &SystemId) -> Option<Ledger> {
         let role = match &self.role {
-            LedgerRole::Initialising { nonce, epoch } => LedgerRole::Primary { epoch: *epoch, nonce: nonce.clone() },
-            LedgerRole::Cloning { upstream, epoch } => {
-                LedgerRole::Replica { upstream: upstream.clone(), epoch: *epoch }
+            // It was recruited meanwhile: it has promised not to lead below that.
+            LedgerRole::Initialising { epoch, .. } if *epoch < self.promised => {
+                LedgerRole::Relinquished { epoch: self.promised }
             }
+            LedgerRole::Initialising { nonce, epoch } => LedgerRole::Primary { epoch: *epoch, nonce: nonce.clone() },
+            LedgerRole::Cloning { upstream, epoch } => self.copy_of(upstream, *epoch),
             _ => return None,
         };
         Some(Ledger { role, system_id: Some(system_id.clone()), ..self.clone() })
+    }
+
+    /// What a copy is that was begun under `epoch`. Recruited meanwhile, it has promised to follow nobody below that.
+    fn copy_of(&self, upstream: &NodeName, epoch: Epoch) -> LedgerRole {
+        match epoch < self.promised {
+            true => LedgerRole::Recruited { epoch: self.promised },
+            false => LedgerRole::Replica { upstream: upstream.clone(), epoch },
+        }
     }
 
     /// The ledger of a copy that is of no use any more and is to be made anew. `None` for every other role.

@@ -17,6 +17,7 @@ pub use tenure::{PledgeAsked, Round, Tenure};
 use crate::Timestamp;
 use crate::decree::{Epoch, SystemId};
 use crate::failover::{Astray, Rule};
+use crate::mutant;
 use crate::names::NodeName;
 use crate::protocol::End;
 
@@ -57,6 +58,13 @@ pub struct Local {
     pub rewind_failed: Option<String>,
     /// The agent is to end, and Postgres with it.
     pub stopping: bool,
+    /// What [`Local::end`] was read from was shut down cleanly: there is nothing beyond that end.
+    pub clean: bool,
+    /// Another copy fits on the volume beside this one.
+    pub room: bool,
+    /// A rewind, or another copy in the place of these data, came to its end under this agent: they are whole, and
+    /// `standby.signal` is there. Forgotten when Postgres starts, and when they are about to be touched again.
+    pub remade: bool,
 }
 
 impl Local {
@@ -81,6 +89,9 @@ impl Local {
             astray: None,
             rewind_failed: None,
             stopping: false,
+            clean: false,
+            room: false,
+            remade: false,
         }
     }
 }
@@ -104,6 +115,20 @@ pub enum DataDir {
     Unusable {
         why: String,
     },
+}
+
+impl DataDir {
+    /// `initdb` may run here, or go on, under `nonce`, or has run to its end (rule R15).
+    pub(crate) fn may_be_initialised(&self, nonce: &str) -> bool {
+        let ours =
+            |origin: &Option<Origin>| matches!(origin, Some(Origin::Initdb { nonce: theirs }) if theirs == nonce);
+        mutant::off("R15")
+            || match self {
+                DataDir::Blank | DataDir::Unfinished(None) => true,
+                DataDir::Unfinished(origin) | DataDir::Complete { origin, .. } => ours(origin),
+                DataDir::Unusable { .. } => false,
+            }
+    }
 }
 
 /// How a data directory came to be. Written into it, and beside it while it is in the making.
@@ -192,7 +217,8 @@ pub enum NodeStep {
     AskPrimary {
         primary: NodeName,
     },
-    /// Stop Postgres, copy the data directory of `from` beside this one, and put it in its place when it is whole.
+    /// Stop Postgres, copy the data directory of `from` beside this one, and put it in its place when it is whole; then
+    /// [`Local::remade`].
     CloneBeside {
         from: NodeName,
     },
@@ -226,7 +252,9 @@ pub enum NodeStep {
     /// Cut the upstream off, wait until the receiver is gone and all that is here is replayed, and read where it ends
     /// (rule R5).
     FindEnd,
-    /// Read from the files of a stopped Postgres where its data end, and whether it was shut down cleanly.
+    /// Read from the files of a stopped Postgres where its data end, and whether it was shut down cleanly. Its timeline
+    /// is the higher one of those of the last checkpoint and of the minimum recovery end: a promotion that was cut
+    /// short after its first record shows only in the latter.
     InspectStopped,
     /// Leave stubs for the burnt timelines, promote, and see that the timeline is this one (rule R8).
     Promote {
@@ -255,10 +283,12 @@ pub enum NodeStep {
     BecomeStandby,
     /// Remember that the data are about to be touched (rule R16).
     RecordRewinding,
-    /// `pg_rewind` from the primary, configuration and `standby.signal` after it.
+    /// `pg_rewind` from the primary, configuration and `standby.signal` after it; then [`Local::remade`].
     Rewind {
         from: NodeName,
     },
+    /// Postgres of a node that was to be promoted is stopped, and never was: remember that its data are still a copy's.
+    RecordUnpromoted,
 }
 
 /// Crashes within this time count against a quick restart (failover-protocol §2.7: 3 in 10 minutes).
