@@ -49,6 +49,9 @@ pub struct Pulse {
     /// The incarnation of the agent that its last report came from.
     #[serde(default)]
     pub incarnation: Option<u64>,
+    /// When a report last said that it streams from somebody; absent if none ever did.
+    #[serde(default)]
+    pub streamed: Option<Mono>,
     /// Since when its reports say that Postgres does not run; absent while it runs, and before anything was heard.
     #[serde(default)]
     pub down_since: Option<Mono>,
@@ -92,6 +95,10 @@ impl Watch {
         pulse.heard = Some(arrived);
         pulse.missed = 0;
         pulse.incarnation = Some(report.incarnation);
+        let role = report.postgres.as_ref().map(|postgres| &postgres.role);
+        if matches!(role, Some(PgRole::Standby { streaming_from: Some(_), .. })) {
+            pulse.streamed = Some(arrived);
+        }
         let runs = report.postgres.is_some() && matches!(report.phase, Phase::Running);
         pulse.down_since = if runs { None } else { pulse.down_since.or(Some(arrived)) };
         // It runs again, or its last words were on their way; whichever it is, what was proven is not so now.

@@ -33,7 +33,7 @@ pub fn plan(spec: &ClusterSpec, observed: &Observed, now: Timestamp) -> Plan {
     let mut draft = Draft::new(&spec.name);
     if matches!(spec.reconcile, ReconcileMode::Stop | ReconcileMode::Observe) {
         draft.hold(Work::Everything, Until::Resumed { mode: spec.reconcile });
-        return draft.finish(Verdict::Unknown);
+        return keep_leases(draft, spec, observed, now);
     }
     let Some(app) = draft.need(Work::Everything, Subject::App, &observed.app) else {
         return draft.finish(Verdict::Unknown);
@@ -97,6 +97,27 @@ pub fn plan(spec: &ClusterSpec, observed: &Observed, now: Timestamp) -> Plan {
         }
     }
     draft.finish(verdict)
+}
+
+/// Whoever changes nothing takes nothing away either: the primary keeps its lease.
+fn keep_leases(mut draft: Draft, spec: &ClusterSpec, observed: &Observed, now: Timestamp) -> Plan {
+    let known = observed.machines.known().zip(observed.volumes.known());
+    if let (Some((machines, volumes)), Some(record)) = (known, observed.record.known()) {
+        let census = Census::take(spec, machines, volumes, &observed.reports);
+        let membership = Membership::of(spec, &census, record.as_ref());
+        let decree = record.as_ref();
+        let world = World {
+            spec,
+            census: &census,
+            membership: &membership,
+            decree,
+            decided: false,
+            watch: &observed.watch,
+            now,
+        };
+        lead::renew(&mut draft, &world, decree);
+    }
+    draft.finish(Verdict::Unknown)
 }
 
 /// What of [`plan`] is about who leads: the record, what nodes are told, leases, proofs. Nothing in it waits for a fresh

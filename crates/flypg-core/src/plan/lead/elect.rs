@@ -154,8 +154,7 @@ fn hold_out(scene: &Scene<'_>, missing: Missing) -> Course {
     // A candidate that gave up may never have been promoted: then it has nothing to go on with.
     let led = match &decree.stage {
         Stage::Promoting { timeline, .. } => back.is_some_and(|r| {
-            let history = end(r).map(|end| &end.history);
-            history.is_some_and(|history| history.timeline == *timeline)
+            matches!(&r.standing, Standing::Relinquished { end: Some(end), .. } if end.history.timeline == *timeline)
         }),
         _ => true,
     };
@@ -198,15 +197,15 @@ fn unfinished(standing: &Standing) -> bool {
 fn fences(scene: &Scene<'_>) -> Fences {
     let decree = scene.decree;
     let machine = scene.node(&decree.primary).and_then(|node| node.machine);
-    let report = scene.node(&decree.primary).and_then(|node| node.report());
     let granted = scene.watch.granted.filter(|granted| granted.epoch == decree.reign);
     let proof = machine.and_then(|machine| scene.watch.stopped.get(&machine.id));
     Fences {
         lease_over: lease_over_in(scene) == Some(Duration::ZERO),
         machine_stopped: proof.is_some_and(|proof| granted.is_none_or(|granted| granted.last < proof.at)),
         // Its own durable word. That the epoch was never promised to it is no word.
-        relinquished: report
-            .is_some_and(|report| report.promised >= decree.epoch && !matches!(report.standing, Standing::Leading(_))),
+        relinquished: scene
+            .promise(&decree.primary)
+            .is_some_and(|report| !matches!(report.standing, Standing::Leading(_))),
     }
 }
 

@@ -71,6 +71,7 @@ impl<'a> Scene<'a> {
         since.map_or(Duration::ZERO, |(_, since)| self.watch.now.since(since))
     }
 
+    /// How long ago its last report arrived.
     pub(super) fn silent_for(&self, name: &NodeName) -> Option<Duration> {
         self.pulse(name).heard.map(|heard| self.watch.now.since(heard))
     }
@@ -126,10 +127,23 @@ impl<'a> Scene<'a> {
         *name == self.decree.primary || self.decree.counts(name) || name.region == self.spec.primary.code
     }
 
-    /// Everybody who has promised the epoch on record, with or without data: they pledge to nobody below it.
+    /// Every member that has promised the epoch on record, with or without data: they pledge to nobody below it.
     pub(super) fn promised(&self) -> BTreeSet<NodeName> {
-        let promised = |node: &Node<'_>| node.report().is_some_and(|r| r.promised >= self.decree.epoch);
-        self.census.nodes.iter().filter(|(_, node)| promised(node)).map(|(name, _)| name.clone()).collect()
+        self.decree.members.keys().filter(|name| self.promise(name).is_some()).cloned().collect()
+    }
+
+    /// What a member said when it had promised the epoch on record. A promise is durable, so it need not be heard
+    /// again; but another Machine of the same name has not given it.
+    pub(super) fn promise(&self, name: &NodeName) -> Option<&'a NodeReport> {
+        let member = self.decree.members.get(name)?;
+        let report = self.node(name)?.report().filter(|report| report.promised >= self.decree.epoch)?;
+        (crate::mutant::off("R17") || report.machine == member.machine).then_some(report)
+    }
+
+    /// A standby that has not streamed for so long is not waited for.
+    pub(super) fn is_gone(&self, name: &NodeName, after: Duration) -> bool {
+        let since = self.pulse(name).streamed.or(self.watch.leads_since);
+        since.is_some_and(|since| self.watch.now.since(since) >= after)
     }
 
     /// May lead: in the primary region, wanted, and with room to write.

@@ -138,10 +138,7 @@ fn rule(scene: &Scene<'_>, holds: &mut Vec<(Work, Until)>) -> Change {
     let available = scene.spec.durability == Durability::QuorumAvailable;
     // Who is not there just now is waited for, for a while: shorter where writes shall not wait (§2.6, "degrade_after").
     let gone_after = if available { scene.timing().ttl * 2 } else { GONE_AFTER };
-    let gone = |name: &&NodeName| {
-        scene.pulse(name).missed > 0 && scene.silent_for(name).is_some_and(|silent| silent >= gone_after)
-    };
-    let kept = old.iter().filter(is_standby).filter(|name| !gone(name)).cloned();
+    let kept = old.iter().filter(is_standby).filter(|name| !scene.is_gone(name, gone_after)).cloned();
     let members: BTreeSet<NodeName> = admitted.iter().cloned().chain(kept).collect();
     let wanted = acks(scene.spec.primary.nodes);
     let there = admitted.len();
@@ -176,14 +173,11 @@ fn pledgers(scene: &Scene<'_>, told: bool) -> Change {
         return None;
     }
     let is_standby = |name: &&NodeName| **name != decree.primary && scene.is_eligible(name);
-    let gone = |name: &NodeName| {
-        scene.pulse(name).missed > 0 && scene.silent_for(name).is_some_and(|silent| silent >= GONE_AFTER)
-    };
     let wanted: BTreeSet<NodeName> = decree
         .members
         .keys()
         .filter(is_standby)
-        .filter(|name| scene.is_admitted(name) || decree.pledgers.contains(*name) && !gone(name))
+        .filter(|name| scene.is_admitted(name) || decree.pledgers.contains(*name) && !scene.is_gone(name, GONE_AFTER))
         .cloned()
         .collect();
     if wanted != decree.pledgers {

@@ -104,13 +104,13 @@ fn report<'a>(world: &'a mut Observed, name: &str) -> &'a mut NodeReport {
 fn silent(world: &mut Observed, name: &str) {
     let id = machine(world, name);
     let heard = Some(Mono(world.watch.now.0.saturating_sub(Duration::from_secs(3))));
-    world.watch.pulses.insert(id, Pulse { heard, missed: 3, ..Pulse::default() });
+    world.watch.pulses.insert(id, Pulse { heard, streamed: heard, missed: 3, ..Pulse::default() });
 }
 
 fn back(world: &mut Observed, name: &str) {
     let id = machine(world, name);
     let heard = Some(world.watch.now);
-    world.watch.pulses.insert(id, Pulse { heard, ..Pulse::default() });
+    world.watch.pulses.insert(id, Pulse { heard, streamed: heard, ..Pulse::default() });
 }
 
 fn later(world: &mut Observed, seconds: u64) {
@@ -380,7 +380,10 @@ fn leases_are_renewed_for_reports_that_came_before_the_record_was_read() {
 fn a_standby_that_stays_away_is_not_waited_for_any_more_and_comes_back() {
     let mut story = Story::of(3, "quorum");
     story.then("ord-3 is silent", |world| silent(world, "ord-3"));
-    story.then("half a minute later", |world| later(world, 31));
+    story.then("half a minute later", |world| {
+        later(world, 31);
+        back(world, "ord-2");
+    });
     story.then("ord-3 is back", |world| back(world, "ord-3"));
     check(
         &story,
