@@ -7,6 +7,7 @@ check:     ; cargo clippy --workspace --all-targets --locked -- -D warnings && c
 golden:    ; cargo test --locked -p flypg-tests --test golden
 e2e:       ; @scripts/test e2e
 bench:     ; @scripts/bench
+bench-failover: ; @scripts/bench-failover            # how long writes stop, fault by fault
 fmt:       ; cargo fmt --all
 
-.PHONY: demo demo-stop test check golden e2e bench fmt
+.PHONY: demo demo-stop test check golden e2e bench bench-failover fmt

@@ -270,6 +270,31 @@ fn processes_below(dir: &Path) -> Vec<(i32, String)> {
         .collect()
 }
 
+/// The processes of one Machine: (pid, command line), the agent first.
+pub fn tree(machine: &str) -> Vec<(i32, String)> {
+    let mark = format!("FLY_MACHINE_ID={machine}");
+    let read = |pid: i32, what: &str| std::fs::read(format!("/proc/{pid}/{what}")).unwrap_or_default();
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    let all: Vec<i32> = entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    let parent = |pid: i32| -> i32 {
+        let stat = String::from_utf8_lossy(&read(pid, "stat")).into_owned();
+        // After the command's name, which may hold anything, in brackets: the state, then the parent.
+        stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1)?.parse().ok()).unwrap_or(0)
+    };
+    let line = |pid: i32| String::from_utf8_lossy(&read(pid, "cmdline")).replace('\0', " ").trim().to_owned();
+    let is_agent = |pid: &i32| {
+        let environment = read(*pid, "environ");
+        environment.split(|byte| *byte == 0).any(|entry| entry == mark.as_bytes()) && line(*pid).contains("flypg-agent")
+    };
+    let mut found: Vec<i32> = all.iter().copied().filter(is_agent).collect();
+    let mut next = 0;
+    while let Some(of) = found.get(next).copied() {
+        found.extend(all.iter().copied().filter(|pid| parent(*pid) == of && !found.contains(pid)).collect::<Vec<_>>());
+        next += 1;
+    }
+    found.into_iter().map(|pid| (pid, line(pid))).collect()
+}
+
 /// Runs a command to its end without holding up the runtime.
 pub async fn run(mut command: Command) -> Ran {
     tokio::task::spawn_blocking(move || {
