@@ -146,6 +146,7 @@ pub enum Action {
     },
     /// Answer a report of the primary with a lease. Quiet: a plan of nothing else changes nothing.
     Renew {
+        cluster: ClusterName,
         node: NodeName,
         machine: String,
         address: IpAddr,

@@ -27,8 +27,14 @@ pub(in crate::plan) fn renew(draft: &mut Draft, world: &World<'_>, record: Optio
     if leads && still_leads && !answered {
         let grant =
             Grant { epoch: decree.reign, boot: report.boot.clone(), sent: report.sent, ttl: scene.timing().ttl };
-        let action =
-            Action::Renew { node: decree.primary.clone(), machine: machine.id.clone(), address, grant, arrived };
+        let action = Action::Renew {
+            cluster: world.spec.name.clone(),
+            node: decree.primary.clone(),
+            machine: machine.id.clone(),
+            address,
+            grant,
+            arrived,
+        };
         draft.step(action, Why::LeaseRuns);
     }
 }
