@@ -30,7 +30,11 @@ pub(super) enum Course {
 /// A new attempt, if it can come to anything.
 pub(super) fn begin(scene: &Scene<'_>, suspicion: Suspicion) -> Course {
     let decree = scene.decree;
-    if let Some(missing) = hopeless(scene) {
+    // One that gave up can only go on by another attempt. Any other one is let be until somebody can replace it: its
+    // recovery may take its time, and to recruit it would begin that again.
+    if suspicion != Suspicion::GaveUp
+        && let Some(missing) = hopeless(scene)
+    {
         return Course::Wait(Until::Promotable { missing });
     }
     if let Some(recent) = over_budget(scene) {
@@ -47,14 +51,12 @@ pub(super) fn attempt(decree: &Decree, why: Why) -> Course {
     Course::Decide(Box::new(decree.amended(|next| next.epoch = next.epoch.next())), why)
 }
 
-/// Recruiting those who answer now would not do: then nobody is disturbed.
+/// Recruiting the others who answer now would not do: then nobody is disturbed.
 fn hopeless(scene: &Scene<'_>) -> Option<Missing> {
     let decree = scene.decree;
     let there = |name: &&NodeName| scene.fresh(name).is_some_and(|report| scene.is_known(name, report));
-    let reachable: BTreeSet<NodeName> = decree.members.keys().filter(there).cloned().collect();
-    if reachable.contains(&decree.primary) {
-        return None;
-    }
+    let others = decree.members.keys().filter(|name| **name != decree.primary && scene.matters(name));
+    let reachable: BTreeSet<NodeName> = others.filter(there).cloned().collect();
     if reachable.is_empty() {
         return Some(Missing::Candidate);
     }

@@ -147,12 +147,19 @@ fn confirmed(scene: &Scene<'_>) -> Course {
         Stage::Promoting { .. } => leading.start,
         _ => None,
     };
+    let mut lineage = decree.lineage.clone();
+    if let (Stage::Promoting { timeline, .. }, Some(start)) = (&decree.stage, start) {
+        let branch = Branch { epoch: decree.reign, timeline: *timeline, start, node: node.clone() };
+        if !lineage.append(branch) {
+            let why = format!("it says that timeline {timeline} began at {start}, before the one that it left");
+            return Course::Wait(Until::NodeInOrder { node, why });
+        }
+    }
     let next = decree.amended(|next| {
-        if let (Stage::Promoting { timeline, .. }, Some(start)) = (&next.stage, start) {
-            let branch = Branch { epoch: next.reign, timeline: *timeline, start, node: next.primary.clone() };
-            let _ = next.lineage.append(branch);
+        if let Stage::Promoting { .. } = next.stage {
             next.rule = next.joint.take().unwrap_or_else(crate::failover::Rule::alone);
         }
+        next.lineage = lineage;
         next.stage = Stage::Established;
         let member = Member { machine: report.machine.clone(), incarnation: report.incarnation };
         next.members.insert(next.primary.clone(), member);

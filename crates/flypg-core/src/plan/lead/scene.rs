@@ -8,7 +8,7 @@ use crate::decree::{Decree, Stage};
 use crate::failover::lease::{Mono, Timing};
 use crate::failover::{Branch, Lineage, Position};
 use crate::names::NodeName;
-use crate::observed::{Pulse, Watch};
+use crate::observed::{Order, Pulse, Watch};
 use crate::plan::census::{Census, Membership, Node};
 use crate::protocol::{End, Leading, NodeReport, PgRole, Standing};
 use crate::spec::ClusterSpec;
@@ -124,7 +124,12 @@ impl<'a> Scene<'a> {
     /// Whether it matters where the data of a node end: it may have what nobody else has of what was acknowledged, or
     /// it may lead. What a read replica elsewhere has beyond that was promised to nobody.
     pub(super) fn matters(&self, name: &NodeName) -> bool {
-        *name == self.decree.primary || self.decree.counts(name) || name.region == self.spec.primary.code
+        let asked_for = match &self.watch.order {
+            Some(Order::Failover { to, .. }) => to == name,
+            Some(Order::Switchover { .. }) | None => false,
+        };
+        let counts = *name == self.decree.primary || self.decree.counts(name) || asked_for;
+        counts || name.region == self.spec.primary.code
     }
 
     /// Every member that has promised the epoch on record, with or without data: they pledge to nobody below it.

@@ -106,10 +106,10 @@ fn of_who_is_silent(scene: &Scene<'_>) -> Opinion {
     let machine = scene.node(primary).and_then(|node| node.machine);
     let wait = || Opinion::Wait(Until::PrimaryAnswers { node: primary.clone() });
     let missed = scene.pulse(primary).missed;
-    let off = machine.is_none_or(|m| {
-        scene.watch.stopped.contains_key(&m.id) || matches!(m.power, Power::Stopped | Power::Failed | Power::Destroying)
-    });
-    if off && missed > 0 {
+    // The platform's word is no proof, and good enough for a suspicion.
+    let Some(machine) = machine else { return Opinion::Suspect(Suspicion::Stopped) };
+    let off = matches!(machine.power, Power::Stopped | Power::Failed | Power::Destroying);
+    if missed > 0 && (off || scene.watch.stopped.contains_key(&machine.id)) {
         return Opinion::Suspect(Suspicion::Stopped);
     }
     if missed < scene.timing().misses {

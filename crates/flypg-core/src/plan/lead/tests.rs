@@ -425,3 +425,61 @@ fn an_asynchronous_cluster_knows_its_candidates() {
         Some(())
     ));
 }
+
+#[test]
+fn a_recovery_that_nobody_can_shorten_is_let_be() {
+    let mut story = Story::of(1, "async");
+    story.then("ord-1 recovers for an hour", |world| {
+        let now = world.watch.now;
+        let id = machine(world, "ord-1");
+        world.watch.pulses.insert(id, Pulse { heard: Some(now), down_since: Some(now), ..Pulse::default() });
+        let report = report(world, "ord-1");
+        report.phase = Phase::Starting;
+        report.postgres = None;
+        later(world, 3600);
+    });
+    check(&story, expect![[r#"
+        ord-1 recovers for an hour
+          (taking over from ord-1: until a node answers that may lead)
+          (ord-1: until ord-1 is ready (starting))
+    "#]]);
+}
+
+#[test]
+fn a_primary_whose_machine_was_destroyed_is_replaced_and_comes_back_as_a_standby() {
+    let mut story = Story::of(3, "quorum");
+    story.then("somebody destroyed ord-1", |world| {
+        let id = machine(world, "ord-1");
+        world.machines.known_mut().expect("known").retain(|m| m.id != id);
+        world.reports.remove(&id);
+        for volume in world.volumes.known_mut().expect("known").iter_mut() {
+            if volume.attached_to.as_deref() == Some(id.as_str()) {
+                volume.attached_to = None;
+            }
+        }
+    });
+    check(&story, expect![[r#"
+        somebody destroyed ord-1
+          ~ record: an attempt to find who leads after ord-1, in epoch 2: ord-1 has stopped: its machine is off
+          ~ ord-2 promises the new epoch and says where its data end: as on record
+          ~ ord-3 promises the new epoch and says where its data end: as on record
+          + machine ord-1, shared-1x 1024 MB with flypg/postgres:15: the file wants 3 here, there are 2
+          ~ record: ord-2 is promoted to timeline 2, in epoch 2: ord-2 has every acknowledged commit, and nobody else can acknowledge one
+          ~ ord-2 is promoted to timeline 2: as on record
+          ~ ord-3 learns where the others are: so that it routes and keeps WAL
+          ~ record: ord-2 leads, in epoch 2; commits are acknowledged by the primary with ord-3: ord-2 has confirmed that it leads
+          ~ ord-1 follows ord-2: it has not been told anything yet
+          ~ ord-2 learns where the others are: so that it routes and keeps WAL
+          ~ ord-3 learns where the others are: so that it routes and keeps WAL
+          ~ machine ord-2: flypg_epoch=2, flypg_role=primary: as on record
+          ~ machine ord-3: flypg_epoch=2: as on record
+          ~ record: ord-2 leads, in epoch 2, and is to acknowledge commits by the primary with any 1 of ord-1, ord-3: as `durability` asks, with the standbys there are
+          ~ ord-1 learns where the others are: so that it routes and keeps WAL
+          ~ ord-2 learns where the others are: so that it routes and keeps WAL
+          ~ ord-3 learns where the others are: so that it routes and keeps WAL
+          ~ record: ord-2 leads, in epoch 2; commits are acknowledged by the primary with any 1 of ord-1, ord-3: it is in effect, and covers everything before it
+          ~ ord-1 learns where the others are: so that it routes and keeps WAL
+          ~ ord-2 learns where the others are: so that it routes and keeps WAL
+          ~ ord-3 learns where the others are: so that it routes and keeps WAL
+    "#]]);
+}
