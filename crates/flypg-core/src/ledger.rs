@@ -100,6 +100,8 @@ pub enum Refusal {
     Pledged { left: Duration },
     #[error("this node was not recruited in epoch {given}: it is {role}")]
     NotRecruited { role: String, given: Epoch },
+    #[error("who leads in epoch {epoch} was decided before this was sent: this node is {role}")]
+    Decided { role: String, epoch: Epoch },
     #[error("this node has given up epoch {given} for good: it is {role}")]
     GivenUp { role: String, given: Epoch },
     #[error("a pledge is given by a replica of {asks} in epoch {epoch} only; this node is {role}")]
@@ -184,7 +186,7 @@ impl Ledger {
         let mut next = self.clone();
         next.role = match &assignment.task {
             Task::Bootstrap { nonce } => self.bootstrap(nonce, epoch, data)?,
-            Task::Recruit => self.recruit(epoch),
+            Task::Recruit => self.recruit(epoch)?,
             Task::Promote { system_id, timeline, terms, .. } => {
                 self.same_system(system_id)?;
                 self.promote(epoch, *timeline, &terms.nonce)?
@@ -260,22 +262,30 @@ impl Ledger {
         }
     }
 
-    /// Never refused: a promise binds whoever gives it, whatever it holds.
-    fn recruit(&self, epoch: Epoch) -> LedgerRole {
+    /// Refused only where who leads in `epoch` was decided before this came: any other promise binds whoever gives it,
+    /// whatever it holds.
+    fn recruit(&self, epoch: Epoch) -> Result<LedgerRole, Refusal> {
+        let decided = || Err(Refusal::Decided { role: self.role.to_string(), epoch });
         match &self.role {
-            LedgerRole::Replica { .. } | LedgerRole::Recruited { .. } => LedgerRole::Recruited { epoch },
-            // The task of this very epoch came before, and goes on.
-            LedgerRole::Promoting { epoch: mine, .. } | LedgerRole::Primary { epoch: mine, .. } if *mine == epoch => {
-                self.role.clone()
+            LedgerRole::Primary { epoch: mine, .. }
+            | LedgerRole::Promoting { epoch: mine, .. }
+            | LedgerRole::Replica { epoch: mine, .. }
+            | LedgerRole::Cloning { epoch: mine, .. }
+            | LedgerRole::Rejoining { epoch: mine, .. }
+                if *mine == epoch =>
+            {
+                decided()
             }
+            LedgerRole::Relinquished { epoch: mine } if *mine == epoch && !self.is_recruited_in(epoch) => decided(),
+            LedgerRole::Replica { .. } | LedgerRole::Recruited { .. } => Ok(LedgerRole::Recruited { epoch }),
             LedgerRole::Primary { .. } | LedgerRole::Promoting { .. } | LedgerRole::Relinquished { .. } => {
-                LedgerRole::Relinquished { epoch }
+                Ok(LedgerRole::Relinquished { epoch })
             }
-            // They have nothing to be chosen for.
+            // They have nothing to be chosen for yet.
             LedgerRole::Blank
             | LedgerRole::Initialising { .. }
             | LedgerRole::Cloning { .. }
-            | LedgerRole::Rejoining { .. } => self.role.clone(),
+            | LedgerRole::Rejoining { .. } => Ok(self.role.clone()),
         }
     }
 

@@ -1,5 +1,8 @@
 //! What one node does about its own Postgres.
 
+mod primary;
+mod rejoin;
+mod standby;
 mod step;
 mod stranded;
 mod tenure;
@@ -222,7 +225,9 @@ pub enum NodeStep {
     CloneBeside {
         from: NodeName,
     },
-    /// Stop Postgres and set this copy aside to be removed, as there is no room for two; then clone `from`.
+    /// Stop Postgres and set this copy aside to be removed, as there is no room for two; then clone `from`. That it is
+    /// given up is remembered before it is set aside; but where these data are not whole, after it, so that they are
+    /// never taken for the clone that is awaited. They may be gone already.
     GiveUpCopy {
         from: NodeName,
     },
@@ -278,8 +283,8 @@ pub enum NodeStep {
     Drain,
     /// The durable promise never to lead in this epoch again (fence F5).
     RecordRelinquished,
-    /// Postgres of a primary is stopped, and its data fit the lineage: leave `standby.signal`, and remember that they
-    /// are a copy's.
+    /// Postgres of a primary is stopped, and its data fit the lineage, or are to be judged as a standby's: leave
+    /// `standby.signal`, and remember that they are a copy's.
     BecomeStandby,
     /// Remember that the data are about to be touched (rule R16).
     RecordRewinding,

@@ -1,12 +1,13 @@
 //! The decision, as one function.
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::*;
 use crate::ledger::{Ledger, LedgerRole};
-use crate::names::NodeName;
-use crate::protocol::Assignment;
+use crate::protocol::Task;
+
+/// So long until a node that holds says so again.
+const HELD_FOR: Duration = Duration::from_secs(10);
 
 /// What this node does next about its own Postgres. Total and without memory: the same sight gives the same step.
 pub fn next(ledger: &Ledger, local: &Local, now: Timestamp) -> NodeStep {
@@ -14,56 +15,68 @@ pub fn next(ledger: &Ledger, local: &Local, now: Timestamp) -> NodeStep {
         return NodeStep::EndLeftover;
     }
     if local.stopping {
-        return match local.postmaster {
-            Postmaster::Down | Postmaster::Leftover => NodeStep::Nothing,
-            Postmaster::Starting | Postmaster::Up => NodeStep::StopFast,
-        };
+        return stop_if_up(local).unwrap_or(NodeStep::Nothing);
+    }
+    if let LedgerRole::Rejoining { upstream, rewinding: true, .. } = &ledger.role
+        && !mutant::off("R16")
+    {
+        return rejoin::touched(ledger, upstream, local, now);
     }
     match &local.data {
         DataDir::Unusable { why } => quarantine(local, why.clone()),
-        DataDir::Blank => match (&ledger.role, &ledger.assignment) {
-            (
-                LedgerRole::Primary { .. }
-                | LedgerRole::Replica { .. }
-                | LedgerRole::Recruited { .. }
-                | LedgerRole::Promoting { .. }
-                | LedgerRole::Relinquished { .. }
-                | LedgerRole::Rejoining { .. },
-                _,
-            ) => quarantine(
-                local,
-                format!("the ledger says that this node is {}, but its data directory is gone", ledger.role),
-            ),
-            (_, None) | (LedgerRole::Blank, _) => NodeStep::Nothing,
-            (LedgerRole::Initialising { nonce, .. }, Some(_)) => {
-                unless_failing(local, now, NodeStep::Initdb { nonce: nonce.clone() })
-            }
-            (LedgerRole::Cloning { upstream, .. }, Some(_)) => {
-                unless_failing(local, now, NodeStep::Clone { from: upstream.clone() })
-            }
-        },
+        DataDir::Blank => blank(ledger, local, now),
         DataDir::Unfinished(origin) => unfinished(ledger, local, origin.as_ref()),
         DataDir::Complete { major, system_id, standby_signal, origin } => {
-            if let Err(why) = fits(ledger, local, *major, system_id, *standby_signal, origin.as_ref()) {
-                return quarantine(local, why);
-            }
-            match (&ledger.role, &ledger.assignment) {
-                (LedgerRole::Initialising { .. } | LedgerRole::Cloning { .. }, _) => {
-                    NodeStep::RecordMade { system_id: system_id.clone() }
-                }
-                (LedgerRole::Primary { .. }, Some(told)) => run(told, local, false, now),
-                (LedgerRole::Replica { upstream, .. }, Some(told)) => match run(told, local, true, now) {
-                    NodeStep::Nothing if local.postmaster == Postmaster::Up => match &local.stranded {
-                        Some(found) => stranded::next(upstream, ledger.system_id.as_ref(), found, &local.remakes, now),
-                        None => NodeStep::Nothing,
-                    },
-                    step => step,
-                },
-                // Nothing that this node was told on this Machine lets Postgres run.
-                (_, None) | (LedgerRole::Blank, _) => stop_if_up(local),
-                _ => NodeStep::Nothing,
+            match fits(ledger, local, *major, system_id, *standby_signal, origin.as_ref()) {
+                Err(why) => quarantine(local, why),
+                Ok(()) => whole(ledger, local, system_id, *standby_signal, now),
             }
         }
+    }
+}
+
+/// On a volume without data.
+fn blank(ledger: &Ledger, local: &Local, now: Timestamp) -> NodeStep {
+    match &ledger.role {
+        LedgerRole::Primary { .. }
+        | LedgerRole::Replica { .. }
+        | LedgerRole::Recruited { .. }
+        | LedgerRole::Promoting { .. }
+        | LedgerRole::Relinquished { .. }
+        | LedgerRole::Rejoining { .. } => {
+            let why = format!("the ledger says that this node is {}, but its data directory is gone", ledger.role);
+            quarantine(local, why)
+        }
+        LedgerRole::Blank => NodeStep::Nothing,
+        LedgerRole::Initialising { nonce, .. } => match ledger.assignment.as_ref().map(|told| &told.task) {
+            Some(Task::Bootstrap { .. }) => unless_failing(local, now, NodeStep::Initdb { nonce: nonce.clone() }),
+            _ => NodeStep::Nothing,
+        },
+        LedgerRole::Cloning { upstream, .. } => match &ledger.assignment {
+            Some(_) => unless_failing(local, now, NodeStep::Clone { from: upstream.clone() }),
+            None => NodeStep::Nothing,
+        },
+    }
+}
+
+/// With whole data that are what the ledger speaks of.
+fn whole(ledger: &Ledger, local: &Local, system_id: &SystemId, standby_signal: bool, now: Timestamp) -> NodeStep {
+    if let LedgerRole::Initialising { .. } | LedgerRole::Cloning { .. } = &ledger.role {
+        return NodeStep::RecordMade { system_id: system_id.clone() };
+    }
+    // Nothing that this node was told on this Machine lets Postgres run.
+    let Some(told) = &ledger.assignment else { return stop_if_up(local).unwrap_or(NodeStep::Nothing) };
+    match &ledger.role {
+        LedgerRole::Blank | LedgerRole::Initialising { .. } | LedgerRole::Cloning { .. } => {
+            stop_if_up(local).unwrap_or(NodeStep::Nothing)
+        }
+        LedgerRole::Primary { epoch, nonce } => primary::leads(told, *epoch, nonce, local, now),
+        LedgerRole::Relinquished { .. } => primary::gave_up(ledger, local, standby_signal),
+        LedgerRole::Replica { upstream, .. } => standby::follows(ledger, told, upstream, local, now),
+        LedgerRole::Recruited { .. } => standby::recruited(local, now),
+        LedgerRole::Promoting { timeline, .. } => standby::promoted(told, *timeline, local, standby_signal, now),
+        LedgerRole::Rejoining { upstream, rewinding: true, .. } => standby::follows(ledger, told, upstream, local, now),
+        LedgerRole::Rejoining { rewinding: false, .. } => rejoin::untouched(told, local, standby_signal, now),
     }
 }
 
@@ -86,10 +99,8 @@ fn fits(
     }
     match &ledger.role {
         LedgerRole::Blank => Ok(()),
-        LedgerRole::Initialising { nonce, .. } => match origin {
-            Some(Origin::Initdb { nonce: theirs }) if theirs == nonce => Ok(()),
-            _ => Err("data lie where this node was to initialise a blank volume".to_owned()),
-        },
+        LedgerRole::Initialising { nonce, .. } if local.data.may_be_initialised(nonce) => Ok(()),
+        LedgerRole::Initialising { .. } => Err("data lie where this node was to initialise a blank volume".to_owned()),
         LedgerRole::Cloning { .. } => match origin {
             Some(Origin::Clone { .. }) if standby_signal => Ok(()),
             _ => Err("data lie where this node was to make a clone".to_owned()),
@@ -98,19 +109,21 @@ fn fits(
             Err("this node leads, but somebody made its data directory a standby's".to_owned())
         }
         // A data directory without standby.signal would come up writable.
-        LedgerRole::Replica { .. } if !standby_signal => {
-            Err("this node follows, but standby.signal is gone: Postgres would accept writes".to_owned())
+        LedgerRole::Replica { .. } | LedgerRole::Recruited { .. } if !standby_signal => {
+            Err(format!("this node is {}, but standby.signal is gone: Postgres would accept writes", ledger.role))
         }
-        _ => Ok(()),
+        LedgerRole::Primary { .. } | LedgerRole::Replica { .. } | LedgerRole::Recruited { .. } => Ok(()),
+        // The signal is there until it is promoted, and where it gave up before that; and where a former primary was
+        // made a standby and that is not on record yet.
+        LedgerRole::Promoting { .. } | LedgerRole::Relinquished { .. } | LedgerRole::Rejoining { .. } => Ok(()),
     }
 }
 
 fn unfinished(ledger: &Ledger, local: &Local, origin: Option<&Origin>) -> NodeStep {
     let ours = match (&ledger.role, origin) {
         // Made again from the start; the mark is written first, so without one nothing was made.
-        (LedgerRole::Initialising { .. } | LedgerRole::Cloning { .. }, None) => true,
-        (LedgerRole::Initialising { nonce, .. }, Some(Origin::Initdb { nonce: theirs })) => nonce == theirs,
-        (LedgerRole::Cloning { .. }, Some(Origin::Clone { .. })) => true,
+        (LedgerRole::Cloning { .. }, None | Some(Origin::Clone { .. })) => true,
+        (LedgerRole::Initialising { nonce, .. }, _) => local.data.may_be_initialised(nonce),
         _ => false,
     };
     if ours {
@@ -120,60 +133,42 @@ fn unfinished(ledger: &Ledger, local: &Local, origin: Option<&Origin>) -> NodeSt
     }
 }
 
-/// Keeps complete data running: start, then settings, then what lives in the database.
-fn run(told: &Assignment, local: &Local, standby: bool, now: Timestamp) -> NodeStep {
-    match local.postmaster {
-        Postmaster::Leftover => NodeStep::EndLeftover,
-        Postmaster::Down => {
+/// Keeps Postgres running with the configuration it should have. `None` once it does.
+pub(super) fn run(local: &Local, standby: bool, now: Timestamp) -> Option<NodeStep> {
+    match (local.postmaster, local.settings) {
+        (Postmaster::Leftover, _) => Some(NodeStep::EndLeftover),
+        (Postmaster::Down, settings) => {
             let until = restart_at(&local.crashes, now);
-            if until > now {
-                NodeStep::Wait { until }
-            } else if local.settings == SettingsSeen::Stale {
-                NodeStep::WriteSettings
-            } else {
-                NodeStep::StartPostgres { standby }
-            }
+            Some(match settings {
+                _ if until > now => NodeStep::Wait { until },
+                SettingsSeen::Stale => NodeStep::WriteSettings,
+                SettingsSeen::Written | SettingsSeen::Loaded => NodeStep::StartPostgres { standby },
+            })
         }
-        Postmaster::Starting => NodeStep::Nothing,
-        Postmaster::Up => match local.settings {
-            SettingsSeen::Stale => NodeStep::WriteSettings,
-            SettingsSeen::Written => NodeStep::Reload,
-            SettingsSeen::Loaded if local.restart_ordered => NodeStep::RestartPostgres,
-            SettingsSeen::Loaded if standby => NodeStep::Nothing,
-            SettingsSeen::Loaded if !local.roles_ensured => NodeStep::EnsureRoles,
-            SettingsSeen::Loaded => ensure_slots(told, local),
-        },
+        (Postmaster::Starting, _) => Some(NodeStep::Nothing),
+        (Postmaster::Up, SettingsSeen::Stale) => Some(NodeStep::WriteSettings),
+        (Postmaster::Up, SettingsSeen::Written) => Some(NodeStep::Reload),
+        (Postmaster::Up, SettingsSeen::Loaded) => None,
     }
 }
 
-/// Slots of the primary follow the peers of the assignment (rule R18). Slots that are not ours are left alone.
-fn ensure_slots(told: &Assignment, local: &Local) -> NodeStep {
-    let Some(have) = &local.slots else { return NodeStep::Nothing };
-    let want: BTreeSet<String> =
-        told.peers.iter().filter(|peer| peer.node != told.node).map(|peer| peer.node.slot()).collect();
-    let create: BTreeSet<String> = want.iter().filter(|slot| !have.contains_key(*slot)).cloned().collect();
-    // A lost slot is dropped here and made anew at the next look: only a new clone can use it.
-    let useless =
-        |(name, slot): &(&String, &SlotSeen)| NodeName::of_slot(name).is_some() && (slot.lost || !want.contains(*name));
-    let drop: BTreeSet<String> = have.iter().filter(useless).map(|(name, _)| name.clone()).collect();
-    if create.is_empty() && drop.is_empty() { NodeStep::Nothing } else { NodeStep::EnsureSlots { create, drop } }
+pub(super) fn quarantine(local: &Local, why: String) -> NodeStep {
+    stop_if_up(local).unwrap_or(NodeStep::Quarantine { why })
 }
 
-fn quarantine(local: &Local, why: String) -> NodeStep {
-    match stop_if_up(local) {
-        NodeStep::Nothing => NodeStep::Quarantine { why },
-        stop => stop,
-    }
-}
-
-fn stop_if_up(local: &Local) -> NodeStep {
+pub(super) fn stop_if_up(local: &Local) -> Option<NodeStep> {
     match local.postmaster {
-        Postmaster::Starting | Postmaster::Up => NodeStep::StopFast,
-        Postmaster::Down | Postmaster::Leftover => NodeStep::Nothing,
+        Postmaster::Starting | Postmaster::Up => Some(NodeStep::StopFast),
+        Postmaster::Down | Postmaster::Leftover => None,
     }
 }
 
-fn unless_failing(local: &Local, now: Timestamp, step: NodeStep) -> NodeStep {
+/// Nothing but wait for another assignment, saying why.
+pub(super) fn hold(why: String, now: Timestamp) -> NodeStep {
+    NodeStep::Hold { why, until: after(now, HELD_FOR) }
+}
+
+pub(super) fn unless_failing(local: &Local, now: Timestamp, step: NodeStep) -> NodeStep {
     let Some(last) = local.failed_makes.last() else { return step };
     // 0.2 s, doubled each time: the slot of a new node appears on its primary within a second.
     let doubled = |times: usize| 2u32.pow(u32::try_from(times).unwrap_or(u32::MAX).min(16));

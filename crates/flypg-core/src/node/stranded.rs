@@ -91,7 +91,7 @@ fn may_replace(own: Position, known: Option<&SystemId>, primary: &PrimarySeen) -
 }
 
 /// The first attempt is free; then 20 s, doubled with each one of the last hour, up to [`LONGEST_REMAKE_WAIT`].
-fn remake_at(remakes: &[Timestamp], now: Timestamp) -> Timestamp {
+pub(super) fn remake_at(remakes: &[Timestamp], now: Timestamp) -> Timestamp {
     let recent: Vec<_> = remakes.iter().filter(|at| step::after(**at, REMAKE_WINDOW) > now).collect();
     let Some(last) = recent.last() else { return now };
     let doublings = u32::try_from(recent.len()).unwrap_or(u32::MAX).min(8);
