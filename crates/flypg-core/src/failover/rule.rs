@@ -44,6 +44,12 @@ impl Rule {
         }
     }
 
+    /// How many standbys must have a commit in a cluster of so many nodes in the primary's region: half of the others,
+    /// so that every majority of all nodes has it.
+    pub fn acks_of(nodes: u32) -> usize {
+        (nodes / 2).max(1) as usize
+    }
+
     pub fn acks(&self) -> usize {
         self.acks
     }

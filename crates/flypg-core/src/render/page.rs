@@ -164,18 +164,9 @@ pub fn text(preview: &Preview<'_>, paint: Paint) -> String {
             "\n{}",
             paint.bold(&format!("{create} to create, {change} to change, {destroy} to destroy"))
         );
-        if let Some(note) = note(preview.spec) {
-            let _ = writeln!(page, "{}", paint.dim(note));
-        }
+        let _ = writeln!(page, "{}", paint.dim(&words::promise(preview.spec)));
     }
     page
-}
-
-/// What a file asks for and this version does not do.
-fn note(spec: &ClusterSpec) -> Option<&'static str> {
-    (spec.primary.nodes > 1).then_some(
-        "note: this version replicates asynchronously and promotes no node by itself, whatever the file says",
-    )
 }
 
 fn section<'a>(page: &mut String, title: &str, holds: impl Iterator<Item = &'a Hold>, paint: impl Fn(&str) -> String) {
@@ -227,9 +218,7 @@ pub fn markdown(preview: &Preview<'_>) -> String {
     if turns.iter().any(|lines| !lines.is_empty()) {
         let Summary { create, change, destroy } = preview.summary();
         let _ = writeln!(page, "\n**{create} to create, {change} to change, {destroy} to destroy**");
-        if let Some(note) = note(preview.spec) {
-            let _ = writeln!(page, "\n_{note}_");
-        }
+        let _ = writeln!(page, "\n_{}_", words::promise(preview.spec));
     }
     page
 }

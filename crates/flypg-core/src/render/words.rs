@@ -7,7 +7,7 @@ use crate::failover::{Missing, Rule, Verdict};
 use crate::names::NodeName;
 use crate::plan::{Action, Field, Hold, Progress, Step, Subject, Suspicion, Until, Why, Work};
 use crate::protocol::{Task, env};
-use crate::spec::{Deletion, ReconcileMode, SnapshotPolicy};
+use crate::spec::{ClusterSpec, Deletion, Durability, ReconcileMode, SnapshotPolicy};
 
 /// One step as one line: its mark, what is done, and why.
 pub fn step(step: &Step) -> String {
@@ -104,6 +104,38 @@ pub(super) fn task(node: &NodeName, task: &Task) -> String {
         Task::HandOver { to, .. } => format!("{node} leads until {to} is ready, and gives up"),
         Task::Follow { primary, .. } => format!("{node} follows {primary}"),
     }
+}
+
+/// What a cluster as the file wants it survives by itself (protocol §2.8).
+pub fn promise(spec: &ClusterSpec) -> String {
+    let standbys = spec.primary.nodes.saturating_sub(1);
+    if standbys == 0 {
+        return "one node: when it is lost, the cluster waits until it is back".to_owned();
+    }
+    if spec.durability == Durability::Async {
+        let mb = spec.failover.max_lag_bytes >> 20;
+        return format!(
+            "async: a lost primary is replaced while a standby is left; up to {mb} MB of what it acknowledged may be lost"
+        );
+    }
+    let acks = Rule::acks_of(spec.primary.nodes).min(standbys as usize);
+    let spare = standbys as usize - acks;
+    let with_primary = acks - 1;
+    let writes = match (spare, spec.durability) {
+        (_, Durability::QuorumAvailable) => "writes go on while one node is left".to_owned(),
+        (0, _) => "writes wait while a standby is away".to_owned(),
+        (spare, _) => {
+            format!("writes go on while {spare} {} away", if spare == 1 { "standby is" } else { "standbys are" })
+        }
+    };
+    let lost = match with_primary {
+        0 => "the loss of any one node".to_owned(),
+        more => format!("the loss of any {} nodes at once", more + 1),
+    };
+    format!(
+        "a commit is acknowledged once {acks} of {standbys} {} it; no acknowledged commit is lost by {lost}; {writes}",
+        if standbys == 1 { "standbys has" } else { "standbys have" },
+    )
 }
 
 /// By whom a commit is acknowledged.

@@ -18,11 +18,6 @@ use crate::spec::Durability;
 /// A standby that was not heard for so long is not waited for any more (protocol §2.8).
 const GONE_AFTER: Duration = Duration::from_secs(30);
 
-/// So many standbys must have a commit: half of the other nodes, so that any majority of all has it.
-fn acks(nodes: u32) -> usize {
-    (nodes / 2).max(1) as usize
-}
-
 /// The rule for a new primary, of which `others` are known to be with it.
 pub(super) fn rule_of_a_promotion(scene: &Scene<'_>, candidate: &NodeName, others: &BTreeSet<NodeName>) -> Rule {
     let strict = scene.spec.durability != Durability::QuorumAvailable;
@@ -32,7 +27,7 @@ pub(super) fn rule_of_a_promotion(scene: &Scene<'_>, candidate: &NodeName, other
         let rest = scene.decree.members.keys().filter(|name| *name != candidate && scene.is_eligible(name));
         members.extend(rest.cloned());
     }
-    let acks = acks(scene.spec.primary.nodes).min(members.len());
+    let acks = Rule::acks_of(scene.spec.primary.nodes).min(members.len());
     Rule::any(acks, members).unwrap_or_else(|_| Rule::alone())
 }
 
@@ -140,7 +135,7 @@ fn rule(scene: &Scene<'_>, holds: &mut Vec<(Work, Until)>) -> Change {
     let gone_after = if available { scene.timing().ttl * 2 } else { GONE_AFTER };
     let kept = old.iter().filter(is_standby).filter(|name| !scene.is_gone(name, gone_after)).cloned();
     let members: BTreeSet<NodeName> = admitted.iter().cloned().chain(kept).collect();
-    let wanted = acks(scene.spec.primary.nodes);
+    let wanted = Rule::acks_of(scene.spec.primary.nodes);
     let there = admitted.len();
     if scene.spec.primary.nodes > 1 && there < wanted {
         let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);

@@ -438,11 +438,14 @@ fn a_recovery_that_nobody_can_shorten_is_let_be() {
         report.postgres = None;
         later(world, 3600);
     });
-    check(&story, expect![[r#"
+    check(
+        &story,
+        expect![[r#"
         ord-1 recovers for an hour
           (taking over from ord-1: until a node answers that may lead)
           (ord-1: until ord-1 is ready (starting))
-    "#]]);
+    "#]],
+    );
 }
 
 #[test]
@@ -458,7 +461,9 @@ fn a_primary_whose_machine_was_destroyed_is_replaced_and_comes_back_as_a_standby
             }
         }
     });
-    check(&story, expect![[r#"
+    check(
+        &story,
+        expect![[r#"
         somebody destroyed ord-1
           ~ record: an attempt to find who leads after ord-1, in epoch 2: ord-1 has stopped: its machine is off
           ~ ord-2 promises the new epoch and says where its data end: as on record
@@ -481,5 +486,6 @@ fn a_primary_whose_machine_was_destroyed_is_replaced_and_comes_back_as_a_standby
           ~ ord-1 learns where the others are: so that it routes and keeps WAL
           ~ ord-2 learns where the others are: so that it routes and keeps WAL
           ~ ord-3 learns where the others are: so that it routes and keeps WAL
-    "#]]);
+    "#]],
+    );
 }
