@@ -26,7 +26,26 @@ pub struct Lineage {
     branches: Vec<Branch>,
     /// The nonce of every marker row that was authorised, by epoch: so that two promotions can never be taken for one
     /// (rule R9). An epoch in which the old primary was re-affirmed has a marker and no timeline of its own.
+    #[serde(with = "pairs")]
     markers: BTreeMap<Epoch, String>,
+}
+
+/// A map as a list of pairs. The keys of a JSON object are strings, and inside a tagged value, as an assignment's task
+/// is, serde does not read numbers out of them.
+mod pairs {
+    use std::collections::BTreeMap;
+
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    use crate::decree::Epoch;
+
+    pub(super) fn serialize<S: Serializer>(map: &BTreeMap<Epoch, String>, to: S) -> Result<S::Ok, S::Error> {
+        map.iter().collect::<Vec<_>>().serialize(to)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<BTreeMap<Epoch, String>, D::Error> {
+        Ok(Vec::<(Epoch, String)>::deserialize(from)?.into_iter().collect())
+    }
 }
 
 /// A position that can be compared between nodes. A raw WAL position cannot: a node that went its own way may have a
@@ -193,6 +212,15 @@ mod tests {
         let mut twin = history(2, &[(1, 100)], &[1]);
         twin.markers.push((Epoch(4), "another".to_owned()));
         assert_eq!(place(twin, 120), Err(Astray::Marker { epoch: Epoch(4) }));
+    }
+
+    #[test]
+    fn a_lineage_is_the_same_after_a_journey_inside_a_task() {
+        let system_id = crate::decree::SystemId("7".to_owned());
+        let primary = NodeName::new("ord".parse().unwrap(), 1);
+        let task = crate::protocol::Task::Follow { primary, system_id, lineage: lineage(), remake: false };
+        let text = serde_json::to_string(&task).unwrap();
+        assert_eq!(serde_json::from_str::<crate::protocol::Task>(&text).unwrap(), task);
     }
 
     #[test]
