@@ -115,6 +115,8 @@ pub struct Ownership<'a> {
     pub socket_directory: &'a str,
     /// How a standby reaches its upstream; absent on a primary.
     pub primary_conninfo: Option<&'a str>,
+    /// Whom a primary waits for ([`crate::failover::Rule::synchronous_standby_names`]); empty on a standby.
+    pub synchronous_standby_names: &'a str,
 }
 
 /// Settings that flypg must own: the door, replication, durability and the logs. They win over everything.
@@ -138,7 +140,7 @@ pub fn owned(of: &Ownership<'_>) -> BTreeMap<String, String> {
     settings.text("primary_conninfo", of.primary_conninfo.unwrap_or(""));
     let slot = of.primary_conninfo.map(|_| of.node.slot()).unwrap_or_default();
     settings.text("primary_slot_name", &slot);
-    settings.text("synchronous_standby_names", "");
+    settings.text("synchronous_standby_names", of.synchronous_standby_names);
     settings.text("recovery_target_timeline", "latest");
     settings.text("restore_command", "");
     settings.text("archive_mode", "off");

@@ -60,6 +60,7 @@ fn all_settings_of_a_small_standby() {
         disk_mb: Some(10_240),
         socket_directory: "/run/flypg/postgres",
         primary_conninfo: Some("host=/run/flypg/upstream port=5435"),
+        synchronous_standby_names: "",
     });
     let person = BTreeMap::from([("Work_Mem".to_owned(), "16MB".to_owned())]);
     let all = layered(derive(Guest { memory_mb: 4096, cpus: 2 }, Some(10_240), 17), &person, owned);
@@ -132,6 +133,7 @@ fn owned_names_are_refused_and_derived_names_are_not() {
             disk_mb: None,
             socket_directory: "/s",
             primary_conninfo: None,
+            synchronous_standby_names: "",
         };
         for name in owned(&of).keys() {
             assert!(refused(name).is_some(), "{name} is owned");
