@@ -12,6 +12,9 @@ use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
+use flypg_core::failover::lease::Grant;
+use flypg_core::ledger::{Caller, Refusal};
+use flypg_core::node::PledgeAsked;
 use flypg_core::protocol::{Assignment, NodeReport};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -44,6 +47,28 @@ struct RestartOrder {
     force: bool,
 }
 
+/// Body of `PUT /v1/assignment`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Assigned {
+    pub caller: Caller,
+    pub assignment: Assignment,
+}
+
+/// Body of `PUT /v1/lease`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Granted {
+    pub caller: Caller,
+    pub grant: Grant,
+}
+
+/// Answer of `PUT /v1/lease`.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct GrantAnswer {
+    /// It is for the epoch that this node leads in, and for this boot. What it does not say is that the lease became
+    /// longer: a late one counts too.
+    pub counted: bool,
+}
+
 /// Answer of `POST /v1/restart`.
 #[derive(Debug, Serialize, Deserialize)]
 pub struct RestartAnswer {
@@ -62,6 +87,8 @@ fn router(shared: Arc<Shared>) -> Router {
     let closed = Router::new()
         .route("/v1/report", get(report))
         .route("/v1/assignment", put(assign))
+        .route("/v1/lease", put(grant))
+        .route("/v1/pledge", post(pledge))
         .route("/v1/restart", post(restart))
         .fallback(|| async { problem(StatusCode::NOT_FOUND, "there is nothing here") })
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
@@ -105,23 +132,52 @@ async fn assign(
     State(shared): State<Arc<Shared>>,
     body: Result<Bytes, BytesRejection>,
 ) -> Result<Json<NodeReport>, Problem> {
-    let assignment: Assignment = read(body, "an assignment")?;
-    let accepting = shared.clone();
-    let accepted = tokio::task::spawn_blocking(move || accepting.accept(&assignment)).await;
-    let accepted = accepted.map_err(|_| {
+    let told: Assigned = read(body, "an assignment")?;
+    decide(&shared, move |shared| shared.accept(&told.caller, &told.assignment)).await?;
+    Ok(Json(shared.answer()))
+}
+
+async fn grant(
+    State(shared): State<Arc<Shared>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<GrantAnswer>, Problem> {
+    let told: Granted = read(body, "a grant")?;
+    let counted = decide(&shared, move |shared| shared.grant(&told.caller, &told.grant)).await?;
+    Ok(Json(GrantAnswer { counted }))
+}
+
+/// The answer is given when the pledge is on disk.
+async fn pledge(
+    State(shared): State<Arc<Shared>>,
+    body: Result<Bytes, BytesRejection>,
+) -> Result<Json<serde_json::Value>, Problem> {
+    let asked: PledgeAsked = read(body, "a question for a pledge")?;
+    decide(&shared, move |shared| shared.pledge(&asked)).await?;
+    Ok(Json(json!({ "pledged": true })))
+}
+
+/// Does what may block for the disk.
+async fn decide<T: Send + 'static>(
+    shared: &Arc<Shared>,
+    decide: impl FnOnce(&Shared) -> Result<T, AcceptError> + Send + 'static,
+) -> Result<T, Problem> {
+    let shared = shared.clone();
+    let decided = tokio::task::spawn_blocking(move || decide(&shared)).await;
+    let decided = decided.map_err(|_| {
         problem(
             StatusCode::INTERNAL_SERVER_ERROR,
-            "the agent failed while it accepted the assignment; ask for its report",
+            "the agent failed while it decided; what was asked may have been done: ask for its report",
         )
     })?;
-    accepted.map_err(|error| {
+    decided.map_err(|error| {
         let status = match &error {
+            // It will be possible by itself.
+            AcceptError::Refused(Refusal::Pledged { .. }) => StatusCode::LOCKED,
             AcceptError::Refused(_) | AcceptError::Quarantined(_) => StatusCode::CONFLICT,
             AcceptError::Store(_) => StatusCode::INTERNAL_SERVER_ERROR,
         };
         problem(status, crate::words(&error))
-    })?;
-    Ok(Json(shared.report.borrow().clone()))
+    })
 }
 
 async fn restart(

@@ -5,6 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use flypg_core::keys::Key;
 use flypg_core::protocol::ports;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -20,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(100);
 pub enum CallError {
     #[error("{0}")]
     Usage(&'static str),
-    #[error("the agent of this machine cannot be reached; nothing was done")]
+    #[error("the agent cannot be reached; nothing was done")]
     Connect(#[source] io::Error),
     #[error("the agent did not answer; the call may have been carried out")]
     Io(#[source] io::Error),
@@ -36,12 +37,22 @@ pub async fn call(config: &Config, method: &str, path: &str, body: &[u8]) -> Res
     if !method.bytes().all(|b| b.is_ascii_uppercase()) || !path.starts_with('/') || !clean(path) {
         return Err(CallError::Usage("a call is a METHOD and a PATH, such as GET /v1/report"));
     }
-    let to = SocketAddr::new(config.address, ports::API);
+    call_at(SocketAddr::new(config.address, ports::API), &config.key, method, path, body).await
+}
+
+/// The same, of the agent at `to`. Method and path are words of a request line.
+pub async fn call_at(
+    to: SocketAddr,
+    key: &Key,
+    method: &str,
+    path: &str,
+    body: &[u8],
+) -> Result<(u16, Vec<u8>), CallError> {
     let mut stream = TcpStream::connect(to).await.map_err(CallError::Connect)?;
     let head = format!(
         "{method} {path} HTTP/1.1\r\nHost: {to}\r\nAuthorization: Bearer {}\r\nContent-Type: application/json\r\n\
          Content-Length: {}\r\nConnection: close\r\n\r\n",
-        config.key.expose(),
+        key.expose(),
         body.len()
     );
     let exchange = async {

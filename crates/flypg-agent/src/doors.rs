@@ -8,15 +8,17 @@ use std::time::Duration;
 
 use flypg_core::protocol::ports;
 use socket2::{SockRef, TcpKeepalive};
-use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener};
 use tokio::sync::Semaphore;
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
 use crate::account::give;
-use crate::pump::{Passage, Stream, join};
-use crate::routes::Place;
+use crate::cancel;
+use crate::passage::Passage;
+use crate::pump::{Stream, join};
 use crate::shared::Shared;
 use crate::startup::{self, Door, Refused, Startup};
+use crate::way::{self, Way};
 
 /// Connections of clients at a time; more than Postgres can have, so that its own words are heard first.
 const CLIENTS: u64 = 4000;
@@ -28,11 +30,7 @@ const TOLD: usize = 32;
 const OWN_FILES: u64 = 512;
 /// A client that says nothing for so long is sent away.
 const SILENCE: Duration = Duration::from_secs(10);
-/// How long a new connection waits for a primary (DESIGN §4).
-const WAIT: Duration = Duration::from_secs(10);
-/// How often it looks again meanwhile, where nothing told it that something changed.
-const LOOK_AGAIN: Duration = Duration::from_millis(200);
-const CONNECT: Duration = Duration::from_secs(3);
+pub(crate) const CONNECT: Duration = Duration::from_secs(3);
 /// Replication notices a dead link in this time (failover-protocol §2.7).
 const REPLICATION_TIMEOUT: Duration = Duration::from_secs(3);
 
@@ -129,8 +127,9 @@ pub async fn serve(door: Door, listener: TcpListener, room: Arc<Semaphore>, shar
 /// One connection from its first byte to its last. `Err` says why it was not let in.
 async fn pass(door: Door, mut client: TcpStream, from: SocketAddr, shared: &Shared) -> Result<(), String> {
     tune(&client, door);
-    let member = || shared.routes.borrow().members.contains(&from.ip().to_canonical());
-    if door == Door::Replication && !member() {
+    let from = from.ip().to_canonical();
+    let member = shared.routes.borrow().members.contains(&from);
+    if door == Door::Replication && !member {
         return Err("not a member of the cluster".to_owned());
     }
     let startup = match timeout(SILENCE, startup::read(&mut client)).await {
@@ -140,93 +139,30 @@ async fn pass(door: Door, mut client: TcpStream, from: SocketAddr, shared: &Shar
     };
     let session = match startup {
         Startup::Cancel { packet } => {
-            cancel(door, &packet, shared).await;
+            cancel::pass_on(door, &packet, shared).await;
             return Ok(());
         }
         Startup::Session(session) => session,
     };
-    if let Err(refused) = startup::admit(door, &session) {
-        let why = refused.message.clone();
-        refuse(client, refused).await;
-        return Err(why);
-    }
-    let (mut upstream, passage) = match find(door, &client, shared).await {
-        Ok(found) => found,
+    let found = match startup::admit(door, &session) {
+        Ok(()) => way::find(door, member.then_some(from), &session, &client, shared).await,
+        Err(refused) => Err(refused),
+    };
+    match found {
+        Ok(Way { mut upstream, first, passage }) => {
+            join(&mut Stream::Tcp(client), &mut upstream, &first, &passage).await;
+            Ok(())
+        }
         Err(refused) => {
             let why = refused.message.clone();
             refuse(client, refused).await;
-            return Err(why);
-        }
-    };
-    if upstream.write_all(&session.packet).await.is_ok() {
-        join(&mut Stream::Tcp(client), &mut upstream, &passage).await;
-    }
-    Ok(())
-}
-
-/// A connection to where this door leads, waiting for one to appear.
-async fn find(door: Door, client: &TcpStream, shared: &Shared) -> Result<(Stream, Passage), Refused> {
-    let deadline = Instant::now() + WAIT;
-    let (mut routes, mut here) = (shared.routes.subscribe(), shared.here.subscribe());
-    loop {
-        let (now, up) = (routes.borrow_and_update().clone(), *here.borrow_and_update());
-        for place in now.places(door, up) {
-            match connect(&place, door, shared).await {
-                Ok(stream) => {
-                    let passage = match door {
-                        Door::ReadWrite => Passage::until(now.primary_changes.clone()),
-                        Door::Node | Door::Replication | Door::ReadOnly => Passage::open(),
-                    };
-                    return Ok((stream, passage));
-                }
-                Err(error) => tracing::debug!(?place, %error, "no connection"),
-            }
-        }
-        if door == Door::Replication || Instant::now() >= deadline || shared.ending.is_cancelled() {
-            return Err(Refused::new("57P03", nowhere(door)));
-        }
-        tokio::select! {
-            _ = routes.changed() => {}
-            _ = here.changed() => {}
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
-            () = gone(client) => return Err(Refused::new("57P03", "the client went away")),
-        }
-    }
-}
-
-fn nowhere(door: Door) -> &'static str {
-    match door {
-        Door::ReadWrite => "the cluster has no primary that this node can reach",
-        Door::Node | Door::Replication => "Postgres is not up on this node",
-        Door::ReadOnly => "the cluster has no node that can be read from",
-    }
-}
-
-/// Returns when a client that has not been answered yet closes its connection.
-async fn gone(client: &TcpStream) {
-    let mut byte = [0; 1];
-    loop {
-        if client.readable().await.is_err() || matches!(client.peek(&mut byte).await, Ok(0) | Err(_)) {
-            return;
-        }
-        // It sent something before it was let in: that does not tell whether it is still there.
-        tokio::time::sleep(LOOK_AGAIN).await;
-    }
-}
-
-async fn connect(place: &Place, door: Door, shared: &Shared) -> io::Result<Stream> {
-    match place.address() {
-        None => Ok(Stream::Unix(UnixStream::connect(shared.config.paths.postgres_socket()).await?)),
-        Some((address, port)) => {
-            let stream = connect_from(shared.config.address, SocketAddr::new(address, port)).await?;
-            tune(&stream, door);
-            Ok(Stream::Tcp(stream))
+            Err(why)
         }
     }
 }
 
 /// Connects from this node's own address, by which other nodes know it.
-async fn connect_from(own: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
+pub(crate) async fn connect_from(own: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
     let socket = if to.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
     if own.is_ipv4() == to.is_ipv4() {
         socket.bind(SocketAddr::new(own, 0))?;
@@ -234,7 +170,7 @@ async fn connect_from(own: IpAddr, to: SocketAddr) -> io::Result<TcpStream> {
     timeout(CONNECT, socket.connect(to)).await.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
 }
 
-fn tune(stream: &TcpStream, door: Door) {
+pub(crate) fn tune(stream: &TcpStream, door: Door) {
     let keepalive =
         TcpKeepalive::new().with_time(Duration::from_secs(30)).with_interval(Duration::from_secs(10)).with_retries(3);
     let socket = SockRef::from(stream);
@@ -245,19 +181,6 @@ fn tune(stream: &TcpStream, door: Door) {
     if let Err(error) = tuned {
         tracing::debug!(%error, "a socket option was not set");
     }
-}
-
-/// Passes a cancel request to everybody who may have the session it means; the secret in it decides.
-async fn cancel(door: Door, packet: &[u8], shared: &Shared) {
-    let places = shared.routes.borrow().cancel_places(door);
-    let pass_on = places.iter().map(|place| async move {
-        let Ok(mut stream) = connect(place, door, shared).await else { return };
-        if stream.write_all(packet).await.is_ok() {
-            // Postgres closes once it has signalled, and libpq waits for that.
-            let _ = timeout(CONNECT, stream.drain()).await;
-        }
-    });
-    futures::future::join_all(pass_on).await;
 }
 
 /// Tells a client in its language why it is not let in.
@@ -294,8 +217,8 @@ pub async fn serve_upstream(listener: UnixListener, shared: Arc<Shared>) {
             match connect_from(shared.config.address, SocketAddr::new(address, ports::REPLICATION)).await {
                 Ok(stream) => {
                     tune(&stream, Door::Replication);
-                    let passage = Passage::until(routes.upstream_changes);
-                    join(&mut Stream::Unix(replica), &mut Stream::Tcp(stream), &passage).await;
+                    let passage = Passage::until(routes.upstream_changes).hearing(shared.heard.clone());
+                    join(&mut Stream::Unix(replica), &mut Stream::Tcp(stream), &[], &passage).await;
                 }
                 Err(error) => tracing::info!(%node, %address, %error, "the upstream cannot be reached"),
             }

@@ -17,17 +17,21 @@ pub mod account;
 pub mod act;
 pub mod api;
 pub mod call;
+pub mod cancel;
 pub mod clock;
 pub mod conf;
 pub mod config;
 pub mod data_dir;
 pub mod doors;
 pub mod files;
+pub mod gate;
 pub mod http;
+pub mod lease;
 pub mod libraries;
 pub mod make;
 pub mod metrics;
 pub mod node;
+pub mod passage;
 pub mod postmaster;
 pub mod primary;
 pub mod processes;
@@ -39,6 +43,8 @@ pub mod shared;
 pub mod sql;
 pub mod startup;
 pub mod store;
+pub mod way;
+pub mod wire;
 
 /// An error and everything that led to it, in one line.
 pub fn words(error: &dyn std::error::Error) -> String {

@@ -14,7 +14,8 @@ use std::time::Duration;
 use socket2::SockRef;
 use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::{TcpStream, UnixStream, tcp, unix};
-use tokio_util::sync::CancellationToken;
+
+use crate::passage::Passage;
 
 /// Read at once into memory that all connections of a thread share: an idle connection has no buffer.
 const CHUNK: usize = 64 * 1024;
@@ -28,28 +29,6 @@ thread_local! {
 pub enum Stream {
     Tcp(TcpStream),
     Unix(UnixStream),
-}
-
-/// Under which conditions bytes pass.
-#[derive(Debug, Clone)]
-pub struct Passage {
-    cut: CancellationToken,
-}
-
-impl Passage {
-    /// Open until `cut` is cancelled; then both ends are reset.
-    pub fn until(cut: CancellationToken) -> Self {
-        Self { cut }
-    }
-
-    /// Open as long as both ends are.
-    pub fn open() -> Self {
-        Self::until(CancellationToken::new())
-    }
-
-    pub fn may_pass(&self) -> bool {
-        !self.cut.is_cancelled()
-    }
 }
 
 impl Stream {
@@ -69,6 +48,16 @@ impl Stream {
     /// Writes all of it, waiting as long as it takes.
     pub async fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.split().1.write_all(bytes).await
+    }
+
+    /// Reads what there is; 0 bytes are the end.
+    pub async fn read_some(&mut self, into: &mut Vec<u8>) -> io::Result<usize> {
+        let (mut reader, _writer) = self.split();
+        let mut some = [0; 1024];
+        let mut some = ReadBuf::new(&mut some);
+        poll_fn(|cx| reader.poll_read(cx, &mut some)).await?;
+        into.extend_from_slice(some.filled());
+        Ok(some.filled().len())
     }
 
     /// Reads until the other side ends, and forgets what it said.
@@ -92,15 +81,22 @@ impl Stream {
     }
 }
 
-/// Passes bytes both ways until Postgres ends, either side breaks, or the passage is cut.
+/// Passes bytes both ways until Postgres ends, either side breaks, or the passage is cut. `first` was read from
+/// Postgres already.
 ///
 /// A client that only ends writing still gets its answers. Postgres ending ends both: nothing can follow.
-pub async fn join(client: &mut Stream, postgres: &mut Stream, passage: &Passage) {
+pub async fn join(client: &mut Stream, postgres: &mut Stream, first: &[u8], passage: &Passage) {
     {
         let ((from_client, to_client), (from_postgres, to_postgres)) = (client.split(), postgres.split());
         let both = async {
-            let up = copy(from_client, &to_postgres, passage);
-            let down = copy(from_postgres, &to_client, passage);
+            let up = copy(from_client, &to_postgres, Way::Up, passage);
+            let down = async {
+                if !first.is_empty() {
+                    passage.down(first)?;
+                    to_client.write_all(first).await?;
+                }
+                copy(from_postgres, &to_client, Way::Down, passage).await
+            };
             tokio::pin!(up, down);
             tokio::select! {
                 _ = &mut down => {}
@@ -112,13 +108,20 @@ pub async fn join(client: &mut Stream, postgres: &mut Stream, passage: &Passage)
         };
         tokio::select! {
             () = both => {}
-            () = passage.cut.cancelled() => {}
+            () = passage.is_cut() => {}
         }
     }
     if !passage.may_pass() {
         client.will_reset();
         postgres.will_reset();
     }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// From the client to Postgres.
+    Up,
+    Down,
 }
 
 enum Reader<'a> {
@@ -177,16 +180,22 @@ enum Moved {
     All,
     /// The receiver is slower: this is left.
     Part(Vec<u8>),
+    /// Would begin something new, which may not begin now.
+    Held(Vec<u8>),
     End,
 }
 
-async fn copy(mut from: Reader<'_>, to: &Writer<'_>, passage: &Passage) -> io::Result<()> {
+async fn copy(mut from: Reader<'_>, to: &Writer<'_>, way: Way, passage: &Passage) -> io::Result<()> {
     loop {
         // The buffer is borrowed within one poll only, never while this task waits.
-        let moved = poll_fn(|cx| BUFFER.with_borrow_mut(|buffer| step(cx, &mut from, to, passage, buffer))).await?;
-        match moved {
+        let moved = poll_fn(|cx| BUFFER.with_borrow_mut(|buffer| step(cx, &mut from, to, way, passage, buffer)));
+        match moved.await? {
             Moved::All => {}
             Moved::Part(rest) => to.write_all(&rest).await?,
+            Moved::Held(bytes) => {
+                passage.held().await?;
+                to.write_all(&bytes).await?;
+            }
             Moved::End => return Ok(()),
         }
     }
@@ -197,6 +206,7 @@ fn step(
     cx: &mut Context<'_>,
     from: &mut Reader<'_>,
     to: &Writer<'_>,
+    way: Way,
     passage: &Passage,
     buffer: &mut [u8],
 ) -> Poll<io::Result<Moved>> {
@@ -207,8 +217,10 @@ fn step(
     if read.is_empty() {
         return Poll::Ready(Ok(Moved::End));
     }
-    if !passage.may_pass() {
-        return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
+    match way {
+        Way::Down => passage.down(read)?,
+        Way::Up if passage.up()? => {}
+        Way::Up => return Poll::Ready(Ok(Moved::Held(read.to_vec()))),
     }
     Poll::Ready(match to.try_write(read) {
         Ok(written) if written == read.len() => Ok(Moved::All),
@@ -222,6 +234,7 @@ fn step(
 mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
+    use tokio_util::sync::CancellationToken;
 
     use super::*;
 
@@ -237,7 +250,8 @@ mod tests {
         let (far, server) = pair().await;
         let cut = CancellationToken::new();
         let passage = Passage::until(cut.clone());
-        let task = tokio::spawn(async move { join(&mut Stream::Tcp(near), &mut Stream::Tcp(far), &passage).await });
+        let task =
+            tokio::spawn(async move { join(&mut Stream::Tcp(near), &mut Stream::Tcp(far), &[], &passage).await });
         (client, server, cut, task)
     }
 

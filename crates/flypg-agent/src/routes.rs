@@ -63,6 +63,10 @@ impl Routes {
     /// The routes after `ledger`; those before are told what has changed.
     pub fn next(&self, ledger: &Ledger) -> Self {
         let mut next = Self::from_ledger(ledger);
+        if matches!(&ledger.assignment, Some(told) if told.task == Task::Recruit) {
+            // Nobody else leads yet, and the gate of the one who did judges for itself whether it still may.
+            next.primary = self.primary.clone().filter(|primary| *primary != Place::Here);
+        }
         if next.primary == self.primary {
             next.primary_changes = self.primary_changes.clone();
         } else {
@@ -84,20 +88,32 @@ impl Routes {
             true => Place::Here,
             false => Place::Gate(node.clone(), address),
         };
-        let (primary, upstream) = match &told.task {
+        let primary = match &told.task {
             // The record names this node; what it says of peers is about others.
             Task::Bootstrap { .. }
             | Task::Promote { .. }
             | Task::Reaffirm { .. }
             | Task::Lead { .. }
-            | Task::HandOver { .. } => (Some(Place::Here), None),
-            Task::Recruit => (None, None),
-            Task::Follow { primary, .. } => {
-                let address = at(primary);
-                (address.map(|address| place(primary, address)), address.map(|a| (primary.clone(), a)))
-            }
+            | Task::HandOver { .. } => Some(Place::Here),
+            Task::Follow { primary, .. } => at(primary).map(|address| place(primary, address)),
+            Task::Recruit => None,
         };
-        let leads = matches!(ledger.role, LedgerRole::Primary { .. } | LedgerRole::Initialising { .. });
+        let upstream = match &ledger.role {
+            LedgerRole::Cloning { upstream, .. }
+            | LedgerRole::Replica { upstream, .. }
+            | LedgerRole::Rejoining { upstream, .. } => at(upstream).map(|address| (upstream.clone(), address)),
+            // Whoever promised an epoch follows nobody below it (rule R5).
+            LedgerRole::Recruited { .. }
+            | LedgerRole::Promoting { .. }
+            | LedgerRole::Primary { .. }
+            | LedgerRole::Relinquished { .. }
+            | LedgerRole::Initialising { .. }
+            | LedgerRole::Blank => None,
+        };
+        let leads = matches!(
+            ledger.role,
+            LedgerRole::Primary { .. } | LedgerRole::Promoting { .. } | LedgerRole::Initialising { .. }
+        );
         let standby = |peer: &&flypg_core::protocol::Peer| peer.role == PeerRole::Standby && peer.node != *me;
         Self {
             epoch: told.epoch,
@@ -116,7 +132,9 @@ impl Routes {
         let can = |place: &Place| *place != Place::Here || here.open;
         let primary = self.primary.iter().cloned();
         match door {
-            Door::Node | Door::Replication => vec![Place::Here].into_iter().filter(can).collect(),
+            Door::Node => vec![Place::Here].into_iter().filter(can).collect(),
+            // Replicas are let in before there are roles for clients: who leads waits for them.
+            Door::Replication => vec![Place::Here],
             Door::ReadWrite => primary.filter(can).collect(),
             Door::ReadOnly => {
                 let own = here.streams.then_some(Place::Here);

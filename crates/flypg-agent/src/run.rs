@@ -18,7 +18,7 @@ use crate::node::Node;
 use crate::shared::Shared;
 use crate::startup::Door;
 use crate::store::{Store, StoreError};
-use crate::{api, clock, data_dir, doors, metrics, processes};
+use crate::{api, clock, data_dir, doors, lease, metrics, processes};
 
 /// The node could not begin. Nothing was changed on the volume.
 #[derive(Debug, thiserror::Error)]
@@ -50,13 +50,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     }
     let data = data_dir::look(&config).await.map_err(prepare("the volume"))?;
     let report = first_report(&config);
-    let (boot, ledger) = match &store {
-        Ok(store) => (clock::boot(store.current().incarnation), Some(store.current())),
-        Err(_) => (clock::boot(0), None),
-    };
-    let boot = boot.map_err(prepare("the name of this boot"))?;
-    let ledger = ledger.unwrap_or_else(|| blank(&config));
-    // Whatever pledge was given before, under whatever times: the longest.
+    let ledger = store.as_ref().map_or_else(|_| blank(&config), Store::current);
+    let boot = clock::boot(ledger.incarnation).map_err(prepare("the name of this boot"))?;
     let tenure = Tenure::begin(&boot, &ledger, clock::now());
     let shared = Arc::new(Shared::new(config, store, report, data, tenure));
     let upstream = doors::bind_upstream(&shared).map_err(prepare("the way to the upstream"))?;
@@ -67,6 +62,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         tokio::spawn(doors::serve(door, listener, rooms.of(door), shared.clone()));
     }
     tokio::spawn(doors::serve_upstream(upstream, shared.clone()));
+    tokio::spawn(lease::watch(shared.clone()));
+    tokio::spawn(lease::gather(shared.clone()));
     serve_http(api, numbers, &shared);
     end_on_signals(&shared).map_err(prepare("signals"))?;
     tracing::info!(

@@ -1,13 +1,16 @@
 //! What the tasks of one agent know of each other: values that can be watched, and orders that can be given.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
-use flypg_core::failover::lease::Timing;
-use flypg_core::ledger::Ledger;
-use flypg_core::node::{DataDir, Tenure};
-use flypg_core::protocol::{Assignment, NodeReport, PgRole};
+use flypg_core::decree::Epoch;
+use flypg_core::failover::lease::{BootTime, Grant, Timing};
+use flypg_core::ledger::{Caller, Ledger, LedgerRole, Refusal};
+use flypg_core::names::NodeName;
+use flypg_core::node::{DataDir, PledgeAsked, Round, Tenure};
+use flypg_core::protocol::{self, Assignment, Leading, NodeReport, PgRole, Probe, Standing};
 use flypg_core::spec::Profile;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
@@ -15,6 +18,8 @@ use tokio_util::sync::CancellationToken;
 use crate::clock;
 use crate::config::Config;
 use crate::doors::DoorCount;
+use crate::gate::{Capacity, Gate, Leave};
+use crate::passage::Heard;
 use crate::routes::{Here, Routes};
 use crate::startup::Door;
 use crate::store::{AcceptError, Store, StoreError};
@@ -38,10 +43,22 @@ pub struct Shared {
     pub at_once: CancellationToken,
     /// Cancelled when Postgres has ended for good.
     pub ended: CancellationToken,
+    pub gate: Gate,
+    /// When this node last got WAL, or a question for a pledge, from its primary.
+    pub heard: Arc<Heard>,
     pub doors: [Arc<DoorCount>; Door::ALL.len()],
     pub starts: AtomicU64,
     pub begun: Instant,
     tenure: Mutex<Tenure>,
+    /// As the node's loop was last told.
+    lead: Mutex<Lead>,
+}
+
+/// Whether a Postgres that accepts writes may run here. A change of it wakes the node's loop.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Lead {
+    may: bool,
+    grace_over: bool,
 }
 
 impl Shared {
@@ -67,10 +84,13 @@ impl Shared {
             ending: CancellationToken::new(),
             at_once: CancellationToken::new(),
             ended: CancellationToken::new(),
+            gate: Gate::shut(),
+            heard: Arc::default(),
             doors: Default::default(),
             starts: AtomicU64::new(0),
             begun: Instant::now(),
             tenure: Mutex::new(tenure),
+            lead: Mutex::default(),
         }
     }
 
@@ -85,50 +105,96 @@ impl Shared {
         }
     }
 
-    /// Accepts an assignment durably and lets everybody know. Blocks for the disk.
-    pub fn accept(&self, assignment: &Assignment) -> Result<(), AcceptError> {
-        let store = self.store.as_ref().map_err(|error| AcceptError::Quarantined(crate::words(error)))?;
+    /// Accepts an assignment of `caller` durably, puts it in force and lets everybody know. Blocks for the disk.
+    pub fn accept(&self, caller: &Caller, assignment: &Assignment) -> Result<(), AcceptError> {
         let data = self.data.lock().expect("no holder of this lock panics").clone();
-        store.accept(assignment, &data)?;
-        self.follow_ledger();
-        self.wake.notify_one();
+        self.decide(|ledger| {
+            let heeded = ledger.heed(caller, assignment.epoch)?;
+            // Asked while no pledge can be given: both are decided under the store's lock.
+            self.tenure().may_promise(ledger, assignment.epoch, clock::now())?;
+            heeded.as_ref().unwrap_or(ledger).accept(assignment, &data)
+        })
+    }
+
+    /// Takes a controller's grant; true if it counted. Blocks for the disk where the controller is a new one.
+    pub fn grant(&self, caller: &Caller, grant: &Grant) -> Result<bool, AcceptError> {
+        self.decide(|ledger| Ok(ledger.heed(caller, grant.epoch)?.unwrap_or_else(|| ledger.clone())))?;
+        let counted = self.change_tenure(|tenure, ledger| tenure.granted(ledger, grant, clock::now()));
+        Ok(counted)
+    }
+
+    /// Gives a pledge, durably. Blocks for the disk.
+    pub fn pledge(&self, asked: &PledgeAsked) -> Result<(), AcceptError> {
+        self.decide(|ledger| self.tenure().pledge(ledger, asked, clock::now(), &timing(ledger)))?;
+        self.heard.now();
         Ok(())
     }
 
-    /// Routes and promises that follow from the ledger, without waiting for the next look.
-    pub fn follow_ledger(&self) {
-        // Read while the value is held: two who do this at once leave behind what the later ledger says.
-        self.routes.send_modify(|routes| *routes = routes.next(&self.ledger()));
-        self.publish(|report| {
-            let ledger = self.ledger();
-            report.incarnation = ledger.incarnation;
-            report.promised = ledger.promised;
-            report.assignment = ledger.assignment.as_ref().map(Assignment::digest);
-        });
-    }
-
-    /// Changes the report; its version goes up if that is news.
-    pub fn publish(&self, change: impl FnOnce(&mut NodeReport)) {
-        self.report.send_if_modified(|report| {
-            let before = report.clone();
-            change(report);
-            let news = is_news(&before, report);
-            if news {
-                report.version += 1;
-            }
-            news || *report != before
-        });
-    }
-
-    /// The report once its version is above `after`, or the newest when `wait` is over.
-    pub async fn report_after(&self, after: Option<u64>, wait: Duration) -> NodeReport {
-        let mut report = self.report.subscribe();
-        if let Some(after) = after {
-            let newer = report.wait_for(|report| report.version > after);
-            // Time over is an answer too, and the sender lives as long as `self`.
-            let _ = tokio::time::timeout(wait, newer).await;
+    /// The next ledger, durably, and then in force.
+    fn decide(&self, next: impl FnOnce(&Ledger) -> Result<Ledger, Refusal>) -> Result<(), AcceptError> {
+        let store = self.store.as_ref().map_err(|error| AcceptError::Quarantined(crate::words(error)))?;
+        let before = store.current();
+        store.decide(next)?;
+        if store.current() != before {
+            self.follow_ledger();
+            self.wake.notify_one();
         }
-        self.report.borrow().clone()
+        Ok(())
+    }
+
+    /// Puts in force what follows from the ledger, without waiting for the next look. To be called after every change
+    /// of the ledger, and before anybody is told of it.
+    pub fn follow_ledger(&self) {
+        let (tenure, ledger, now) = (self.tenure(), self.ledger(), clock::now());
+        self.put_in_force(tenure, &ledger, now);
+        // Read while the value is held: two who do this at once leave behind what the later ledger says.
+        self.routes.send_modify(|routes| {
+            let next = routes.next(&self.ledger());
+            if next.upstream != routes.upstream && next.upstream.is_some() {
+                self.heard.forget();
+            }
+            *routes = next;
+        });
+        self.publish(|report| report.assignment = self.ledger().assignment.as_ref().map(Assignment::digest));
+    }
+
+    /// The one place where the gate is opened and shut: it does what ledger and tenure say now.
+    pub fn refresh(&self) {
+        let tenure = self.tenure();
+        let (ledger, now) = (self.ledger(), clock::now());
+        self.put_in_force(tenure, &ledger, now);
+        self.publish(|_| ());
+    }
+
+    fn put_in_force(&self, mut tenure: MutexGuard<'_, Tenure>, ledger: &Ledger, now: BootTime) {
+        tenure.follow(ledger, now);
+        let timing = timing(ledger);
+        let capacity = Capacity::of(&ledger.role);
+        let until = match capacity {
+            Capacity::Silent => None,
+            Capacity::Standby => Some(BootTime::MAX),
+            Capacity::Primary(_) => tenure.passes_until(ledger),
+        };
+        let holding = tenure.gate(ledger, true, now) == protocol::Gate::Holding;
+        self.gate.put(Leave { capacity, until, refuse_before: timing.refuse_before, holding }, now);
+        let members = ledger.assignment.iter().flat_map(|told| &told.peers).map(|peer| peer.address).collect();
+        self.gate.feed(ledger, &members);
+        let lead =
+            Lead { may: tenure.may_run_primary(ledger, now), grace_over: tenure.is_grace_over(ledger, now, &timing) };
+        let before = std::mem::replace(&mut *self.lead.lock().expect("no holder of this lock panics"), lead);
+        if before != lead {
+            self.wake.notify_one();
+        }
+    }
+
+    /// Changes the tenure, and puts in force what follows from it.
+    fn change_tenure<T>(&self, change: impl FnOnce(&mut Tenure, &Ledger) -> T) -> T {
+        let mut tenure = self.tenure();
+        let ledger = self.ledger();
+        let result = change(&mut tenure, &ledger);
+        self.put_in_force(tenure, &ledger, clock::now());
+        self.publish(|_| ());
+        result
     }
 
     /// Whether a Postgres that would accept writes may run now.
@@ -140,6 +206,127 @@ impl Shared {
     pub fn grace_over(&self) -> bool {
         let ledger = self.ledger();
         self.tenure().is_grace_over(&ledger, clock::now(), &timing(&ledger))
+    }
+
+    /// Which Postgres runs, as [`Shared::confirm`] wants it: to be taken before the marker is written.
+    pub fn life(&self) -> u64 {
+        self.tenure().life()
+    }
+
+    /// The Postgres of this life wrote the marker of `epoch`, and the rule has it. True if that counted.
+    pub fn confirm(&self, epoch: Epoch, life: u64) -> bool {
+        self.change_tenure(|tenure, ledger| tenure.confirm(ledger, epoch, life))
+    }
+
+    pub fn is_confirmed(&self) -> bool {
+        self.tenure().is_confirmed(&self.ledger())
+    }
+
+    /// Postgres ended: nothing passes before what comes up is confirmed.
+    pub fn postgres_ended(&self) {
+        self.here.send_replace(Here::default());
+        self.report.send_modify(|report| report.postgres = None);
+        self.change_tenure(|tenure, _| tenure.postgres_ended());
+    }
+
+    /// New transactions wait at the gate from now on, or go on.
+    pub fn hold(&self, holding: bool) {
+        self.change_tenure(|tenure, _| tenure.hold(holding));
+    }
+
+    /// New transactions wait at the gate, and none runs any more in a session that came through it.
+    pub fn drained(&self) -> bool {
+        self.gate.is_drained()
+    }
+
+    /// This node answers no more in its epoch.
+    pub fn fence(&self) {
+        self.change_tenure(|tenure, _| tenure.fence());
+    }
+
+    /// The round of pledges to ask for now, with its questions, if it is time for one.
+    pub fn round(&self) -> Option<(Round, Vec<PledgeAsked>)> {
+        let ledger = self.ledger();
+        let round = self.tenure().round(&ledger, clock::now(), &timing(&ledger))?;
+        let questions = round.questions(&ledger);
+        Some((round, questions))
+    }
+
+    /// The answers to a round so far. True if they hold the lease up.
+    pub fn pledges(&self, round: &Round) -> bool {
+        self.change_tenure(|tenure, ledger| tenure.pledges(ledger, round))
+    }
+
+    /// Cuts off the replication of everybody but `nodes`, or of nobody any more.
+    pub fn feed_only(&self, nodes: Option<&BTreeSet<NodeName>>) {
+        let ledger = self.ledger();
+        let peers = || ledger.assignment.iter().flat_map(|told| &told.peers);
+        let only = nodes.map(|nodes| {
+            peers().filter(|peer| nodes.contains(&peer.node)).map(|peer| peer.address).collect::<BTreeSet<_>>()
+        });
+        self.gate.feed_only(only);
+    }
+
+    /// Where this node stands, found out while the ledger was `under`; worth nothing if it has changed since.
+    pub fn publish_standing(&self, under: &Ledger, standing: Standing) {
+        self.publish(|report| {
+            let ledger = self.ledger();
+            if (ledger.promised, &ledger.role) == (under.promised, &under.role) {
+                report.standing = standing;
+            }
+        });
+    }
+
+    /// Changes the report; its version goes up if that is news.
+    pub fn publish(&self, change: impl FnOnce(&mut NodeReport)) {
+        self.report.send_if_modified(|report| {
+            let before = report.clone();
+            change(report);
+            self.complete(report);
+            let news = is_news(&before, report);
+            if news {
+                report.version += 1;
+            }
+            news || *report != before
+        });
+    }
+
+    /// What follows from ledger and tenure, whatever else is in the report.
+    fn complete(&self, report: &mut NodeReport) {
+        let (tenure, ledger, now) = (self.tenure(), self.ledger(), clock::now());
+        let standing = standing_of(&ledger.role);
+        if ledger.promised != report.promised || !same_kind(&standing, &report.standing) {
+            // What was found out under another promise says nothing under this one.
+            report.standing = standing;
+        }
+        if let Standing::Leading(leading) = &mut report.standing {
+            leading.confirmed = tenure.is_confirmed(&ledger);
+            leading.gate = tenure.gate(&ledger, report.postgres.is_some(), now);
+        }
+        report.incarnation = ledger.incarnation;
+        (report.promised, report.revision) = (ledger.promised, ledger.revision);
+        report.pledged_for = tenure.pledged_for(now);
+    }
+
+    /// The report as it is sent now: a grant that answers it counts from this moment (rule R2).
+    pub fn answer(&self) -> NodeReport {
+        let mut report = self.report.borrow().clone();
+        self.complete(&mut report);
+        report.boot = self.tenure().boot().to_owned();
+        report.sent = clock::now();
+        report.primary_heard = self.heard.ago(report.sent);
+        report
+    }
+
+    /// The report once its version is above `after`, or the newest when `wait` is over.
+    pub async fn report_after(&self, after: Option<u64>, wait: Duration) -> NodeReport {
+        let mut report = self.report.subscribe();
+        if let Some(after) = after {
+            let newer = report.wait_for(|report| report.version > after);
+            // Time over is an answer too, and the sender lives as long as `self`.
+            let _ = tokio::time::timeout(wait, newer).await;
+        }
+        self.answer()
     }
 
     fn tenure(&self) -> MutexGuard<'_, Tenure> {
@@ -157,10 +344,35 @@ pub fn timing(ledger: &Ledger) -> Timing {
     Timing::of(ledger.assignment.as_ref().map_or(Profile::Balanced, |told| told.profile))
 }
 
+/// Where a node stands that has just come to be `role`.
+fn standing_of(role: &LedgerRole) -> Standing {
+    match role {
+        LedgerRole::Recruited { .. } => Standing::Recruited { end: None },
+        LedgerRole::Relinquished { .. } => Standing::Relinquished { clean: false, end: None },
+        LedgerRole::Primary { .. } | LedgerRole::Promoting { .. } => Standing::Leading(Leading::default()),
+        LedgerRole::Blank
+        | LedgerRole::Initialising { .. }
+        | LedgerRole::Cloning { .. }
+        | LedgerRole::Replica { .. }
+        | LedgerRole::Rejoining { .. } => Standing::Unbound,
+    }
+}
+
+fn same_kind(one: &Standing, other: &Standing) -> bool {
+    std::mem::discriminant(one) == std::mem::discriminant(other)
+}
+
+/// A write that takes so long is news.
+const LATE: Duration = Duration::from_secs(1);
+/// All such writes are alike, as far as news goes.
+const HANGS: Probe = Probe { took: Duration::ZERO, hangs: Some(LATE) };
+
 /// Whether somebody should be woken: everything but the numbers that always move.
 fn is_news(before: &NodeReport, after: &NodeReport) -> bool {
     fn still(report: &NodeReport) -> NodeReport {
         let mut still = report.clone();
+        (still.sent, still.primary_heard) = (BootTime::default(), None);
+        still.pledged_for = still.pledged_for.map(|_| Duration::ZERO);
         still.disk = still.disk.map(|disk| flypg_core::protocol::Disk { total: disk.total, used: disk.used_percent() });
         if let flypg_core::protocol::Phase::Cloning { done, total } = &mut still.phase {
             // Every tenth is news enough.
@@ -168,7 +380,8 @@ fn is_news(before: &NodeReport, after: &NodeReport) -> bool {
         }
         if let Some(postgres) = &mut still.postgres {
             match &mut postgres.role {
-                PgRole::Primary { lsn, replicas, slots, .. } => {
+                PgRole::Primary { lsn, replicas, slots, probe } => {
+                    *probe = probe.filter(|probe| probe.hangs.is_some_and(|late| late >= LATE)).map(|_| HANGS);
                     *lsn = Default::default();
                     for replica in replicas {
                         (replica.sent, replica.flushed, replica.replayed) = (None, None, None);

@@ -5,8 +5,6 @@ use std::path::PathBuf;
 use std::sync::Mutex;
 
 use flypg_core::ledger::{Ledger, Refusal, Slot, Unreadable, encode, recover};
-use flypg_core::node::DataDir;
-use flypg_core::protocol::Assignment;
 
 use crate::config::Config;
 use crate::files;
@@ -43,14 +41,15 @@ pub enum StoreError {
     Foreign { node: String, cluster: String },
 }
 
-/// Why an assignment was not accepted.
+/// Why what was asked is not done. Nothing was changed, unless the disk failed: then it may have been written, and
+/// counts only if it is found there at the next start.
 #[derive(Debug, thiserror::Error)]
 pub enum AcceptError {
     #[error(transparent)]
     Refused(Refusal),
     #[error("this node cannot promise anything, because its own ledger is of no use: {0}")]
     Quarantined(String),
-    #[error("the assignment could not be made durable, so it is not obeyed")]
+    #[error("it could not be made durable, so it is not obeyed")]
     Store(#[source] StoreError),
 }
 
@@ -102,10 +101,10 @@ impl Store {
         self.current.lock().expect("no holder of this lock panics").clone()
     }
 
-    /// Accepts an assignment, durably, or says why not. Blocks for the disk.
-    pub fn accept(&self, assignment: &Assignment, data: &DataDir) -> Result<(), AcceptError> {
+    /// Brings what `next` decides to disk, or says why not. No two are decided at a time. Blocks for the disk.
+    pub fn decide(&self, next: impl FnOnce(&Ledger) -> Result<Ledger, Refusal>) -> Result<(), AcceptError> {
         let mut refusal = None;
-        self.update(|ledger| match ledger.accept(assignment, data) {
+        self.update(|ledger| match next(ledger) {
             Ok(next) => Some(next),
             Err(why) => {
                 refusal = Some(why);

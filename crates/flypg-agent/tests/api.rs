@@ -11,6 +11,7 @@ use std::process::{Command, Stdio};
 use common::*;
 use flypg_core::decree::{Epoch, SystemId};
 use flypg_core::protocol::{NodeReport, PeerRole, Phase, Task, ports};
+use serde_json::json;
 
 #[test]
 fn callers_need_the_key_and_strangers_learn_little() {
@@ -48,7 +49,7 @@ fn what_is_meant_for_others_or_came_late_is_refused() {
         assert_eq!(answer.status, 409, "{}", answer.body);
         assert!(answer.body.contains(words), "{} says nothing of {words}", answer.body);
     };
-    refused(node.assign(lead(&system_id), &[]), "nothing to lead with");
+    refused(node.assign(lead(&system_id), &[]), "only after it was promoted");
     let good = node.assignment(Task::Bootstrap { nonce: "n1".to_owned() }, &[(&node, PeerRole::Primary)], &[]);
     let mut other = good.clone();
     other.cluster = "users-db".parse().unwrap();
@@ -80,7 +81,7 @@ fn what_is_meant_for_others_or_came_late_is_refused() {
     again.task = lead(&system_id);
     refused(node.put(&again), "the assignment speaks of 7");
     // A record that was lost and made again re-affirms the primary.
-    again.task = lead(&report.postgres.unwrap().system_id);
+    again.task = Task::Reaffirm { system_id: report.postgres.unwrap().system_id, terms: alone() };
     again.epoch = Epoch(1005);
     assert_eq!(node.put(&again).status, 200);
     assert_eq!(node.report().promised, Epoch(1005));
@@ -131,7 +132,8 @@ fn the_same_calls_work_from_inside_the_machine() {
     let mut call = node.command("call");
     call.args(["PUT", "/v1/assignment"]).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let mut child = call.spawn().unwrap();
-    serde_json::to_writer(child.stdin.take().unwrap(), &assignment).unwrap();
+    let told = json!({ "caller": caller(), "assignment": assignment });
+    serde_json::to_writer(child.stdin.take().unwrap(), &told).unwrap();
     assert!(child.wait_with_output().unwrap().status.success());
     node.until("it runs", is_primary);
 

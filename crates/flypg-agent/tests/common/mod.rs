@@ -14,12 +14,19 @@ use std::time::{Duration, Instant};
 use flypg_core::decree::{Epoch, SystemId};
 use flypg_core::failover::{Branch, Lineage, Rule};
 use flypg_core::keys::{Key, Role};
+use flypg_core::ledger::Caller;
 use flypg_core::protocol::{Assignment, Lsn, NodeReport, Peer, PeerRole, PgRole, Phase, Task, Terms, env, ports};
 use flypg_core::spec::Profile;
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
+use serde_json::json;
 use tempfile::TempDir;
 use tokio_postgres::NoTls;
+
+/// The controller that tests are.
+pub fn caller() -> Caller {
+    Caller { id: "store-1".to_owned(), generation: 1, boot: "life-1".to_owned() }
+}
 
 pub const CLUSTER: &str = "orders-db";
 
@@ -212,7 +219,12 @@ impl Node {
     }
 
     pub fn put(&self, assignment: &Assignment) -> Answer {
-        self.call("PUT", "/v1/assignment", &serde_json::to_string(assignment).unwrap())
+        self.put_as(&caller(), assignment)
+    }
+
+    pub fn put_as(&self, caller: &Caller, assignment: &Assignment) -> Answer {
+        let told = json!({ "caller": caller, "assignment": assignment });
+        self.call("PUT", "/v1/assignment", &told.to_string())
     }
 
     pub fn assignment(&self, task: Task, peers: &[(&Node, PeerRole)], parameters: &[(&str, &str)]) -> Assignment {
