@@ -13,7 +13,8 @@ use crate::engine::Engine;
 use crate::faults::{Rule, Rules};
 use crate::http::auth::{Auth, Token};
 use crate::http::wire::{Conn, Door};
-use crate::runtime::process::{Processes, octet};
+use crate::runtime::process::Processes;
+use crate::runtime::process::network::Network;
 use crate::runtime::{ImageTable, Model, Reporter, Runtime};
 use crate::store::{Store, StoreError};
 use crate::world::World;
@@ -30,6 +31,8 @@ pub struct Config {
     /// Where the world is kept. Required by the process runtime; without it the model forgets everything.
     pub data: Option<PathBuf>,
     pub runtime: RuntimeKind,
+    /// What the process runtime connects machines by. The model has nothing to connect.
+    pub network: NetworkKind,
     /// Images of the process runtime; others are refused. The model takes every image.
     pub images: ImageTable,
     pub knobs: Knobs,
@@ -51,6 +54,32 @@ pub enum RuntimeKind {
     Model,
 }
 
+/// What real machines are connected by.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum NetworkKind {
+    /// Addresses in `127.0.0.0/8`: every machine sees all of them, and nothing can be cut.
+    #[default]
+    Loopback,
+    /// A network namespace for each machine, with an address as on Fly. Needs root, and `ip`, `nft` and `nsenter`.
+    Namespaces,
+}
+
+impl NetworkKind {
+    const fn word(self) -> &'static str {
+        match self {
+            Self::Loopback => "loopback",
+            Self::Namespaces => "namespaces",
+        }
+    }
+
+    const fn of(plan: &AddressPlan) -> Self {
+        match plan {
+            AddressPlan::Namespaces { .. } => Self::Namespaces,
+            AddressPlan::Loopback { .. } | AddressPlan::SixPn => Self::Loopback,
+        }
+    }
+}
+
 impl RuntimeKind {
     const fn word(self) -> &'static str {
         match self {
@@ -62,7 +91,7 @@ impl RuntimeKind {
     /// By which runtime this world was made: only one of them gives addresses where something can listen.
     const fn of(world: &World) -> Self {
         match world.address_plan() {
-            AddressPlan::Loopback { .. } => Self::Process,
+            AddressPlan::Loopback { .. } | AddressPlan::Namespaces { .. } => Self::Process,
             AddressPlan::SixPn => Self::Model,
         }
     }
@@ -75,6 +104,7 @@ impl Default for Config {
             listen: SocketAddr::from(([127, 0, 0, 1], 0)),
             data: None,
             runtime: RuntimeKind::Model,
+            network: NetworkKind::Loopback,
             images: ImageTable::new(),
             knobs: Knobs::default(),
             faults: Vec::new(),
@@ -103,6 +133,14 @@ pub enum StartError {
     OtherRuntime { dir: PathBuf, made: RuntimeKind },
     #[error("no free loopback network for the machines: {0}")]
     Octet(String, #[source] io::Error),
+    #[error("the world in {} was made with the {} network; start that, or give another data directory", dir.display(), made.word())]
+    OtherNetwork { dir: PathBuf, made: NetworkKind },
+    #[error("network namespaces need root; start it as root, or without them")]
+    NotRoot,
+    #[error("network namespaces need the program `{name}`; on Debian, `apt install iproute2 nftables util-linux`")]
+    NoProgram { name: &'static str },
+    #[error("the network namespaces of the machines could not be made")]
+    Network(#[source] io::Error),
     #[error("the data directory cannot be prepared")]
     Prepare(#[source] io::Error),
 }
@@ -155,12 +193,13 @@ impl Emulator {
                 // As `/proc` tells it, by which processes are found again.
                 let dir = dir.canonicalize().map_err(StartError::Prepare)?;
                 let kept = saved.as_ref().map(|world| world.address_plan().clone());
-                let claim =
-                    octet::claim(kept.as_ref(), seed).map_err(|(text, source)| StartError::Octet(text, source))?;
-                let plan = AddressPlan::Loopback { octet: claim.octet() };
-                let world = saved.unwrap_or_else(|| World::new(seed, config.knobs.clone(), plan));
+                if let Some(made) = kept.as_ref().map(NetworkKind::of).filter(|made| *made != config.network) {
+                    return Err(StartError::OtherNetwork { dir, made });
+                }
+                let network = Network::claim(config.network, kept.as_ref(), seed)?;
+                let world = saved.unwrap_or_else(|| World::new(seed, config.knobs.clone(), network.plan()));
                 let known = world.apps.values().flat_map(|app| app.machines.keys().cloned()).collect();
-                let processes = Processes::new(dir, config.images.clone(), claim, reporter)?;
+                let processes = Processes::new(dir, config.images.clone(), network, reporter)?;
                 processes.forget_strangers(known).await;
                 (world, Arc::new(processes))
             }

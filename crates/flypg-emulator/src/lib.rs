@@ -37,6 +37,11 @@
 //! Each machine has an address in `127.<octet>.0.0/16`, kept across restarts and told as `private_ip`; the octet belongs
 //! to the data directory. Processes must listen on that address, not on `0.0.0.0`.
 //!
+//! With [`NetworkKind::Namespaces`] (root only) each machine is in a network namespace of its own instead, at an address
+//! of Fly's form, `fdaa:<tag>:…`; the tag belongs to the data directory. The emulator's side is `fdaa:<tag>::1`, which
+//! faults call `outside`. A machine that is killed or stands still is silence there, as it is on Fly: no reset, no end of a
+//! connection. Everything is made with `ip` and `nft`, named `flypg-<tag>…`, and removed when the emulator stops.
+//!
 //! A snapshot or fork freezes the machine's processes while its volume is copied, so that the copy is of one moment, as
 //! that of a block device is.
 //!
@@ -61,6 +66,9 @@
 //! {"fault": "machine_dies", "machine": "3d8d413b29d089"}       {"fault": "migrate", "machine": "orders-db/ord-1"}
 //! {"fault": "host_unreachable", "machine": "…", "processes": true}   {"fault": "host_back", "machine": "…"}
 //! {"fault": "volume_lost", "volume": "vol_…"}                  {"fault": "freeze", "machine": "…"}  (and "thaw")
+//! {"fault": "signal", "machine": "…", "signal": "SIGSTOP"}     {"fault": "signal", "machine": "…", "to": {"eldest": "postgres"}, "signal": "SIGKILL"}
+//! {"fault": "partition", "machines": [["db/a"], ["db/b", "outside"]]}
+//! {"fault": "cut", "from": ["db/a"], "to": ["db/b"], "loss": 0.3}   {"fault": "heal"}  (or with "machines")
 //! {"fault": "slow_start", "machine": "…", "ms": 5000}          {"fault": "stuck", "machine": "…", "stuck": true}
 //! {"fault": "region_full", "region": "ord"}                    {"fault": "host_full", "machine": "…"}
 //! ```
@@ -71,7 +79,7 @@
 //! # Not served
 //!
 //! Certificates, secret keys, Managed Postgres, tokens beyond `current`, `/.fly/api`: they answer 404 as unknown routes do.
-//! Partitions between machines answer 501: processes share one loopback interface.
+//! Cuts answer 501 unless machines are in network namespaces: on one loopback interface there is nothing to cut.
 
 mod emulator;
 mod engine;
@@ -83,7 +91,7 @@ pub mod runtime;
 mod store;
 pub mod world;
 
-pub use crate::emulator::{Config, Emulator, EmulatorHandle, RuntimeKind, StartError};
+pub use crate::emulator::{Config, Emulator, EmulatorHandle, NetworkKind, RuntimeKind, StartError};
 pub use crate::http::auth::Token;
 pub use crate::runtime::ImageTable;
 pub use crate::store::StoreError;

@@ -30,6 +30,13 @@ pub(crate) struct Global {
     #[arg(long, global = true, value_enum, value_name = "ROUTE", env = "FLYPG_AGENTS", hide_env_values = true,
           default_value_t = AgentRoute::Auto)]
     pub(crate) agents: AgentRoute,
+    /// Believe the Machines API that a machine has stopped, and fail over sooner for it; auto: unless it is the public one
+    #[arg(long, global = true, value_enum, value_name = "WHEN", env = "FLYPG_PLATFORM_PROOF", hide_env_values = true,
+          default_value_t = PlatformProof::Auto)]
+    pub(crate) platform_proof: PlatformProof,
+    /// Take a state directory that was copied from another computer as this one's; the original must never be used again
+    #[arg(long, global = true)]
+    pub(crate) adopt_state: bool,
     /// Say what happens underneath; twice, say everything
     #[arg(short, long, visible_alias = "debug", global = true, action = clap::ArgAction::Count)]
     pub(crate) verbose: u8,
@@ -152,6 +159,9 @@ pub(crate) struct Emulator {
     /// What runs in a Machine: real processes, or nothing
     #[arg(long, value_enum, default_value_t = EmulatorRuntime::Process)]
     pub(crate) runtime: EmulatorRuntime,
+    /// What processes are connected by; namespaces can be cut off from each other, and need root, ip and nft
+    #[arg(long, value_enum, default_value_t = EmulatorNetwork::Loopback)]
+    pub(crate) network: EmulatorNetwork,
     /// Repeats the random faults of an earlier run, whose first line says its seed [default: another one each time]
     #[arg(long, value_name = "N")]
     pub(crate) seed: Option<u64>,
@@ -191,9 +201,24 @@ pub(crate) enum EmulatorRuntime {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum EmulatorNetwork {
+    /// One address in 127.0.0.0/8 for each Machine
+    Loopback,
+    /// One network namespace for each Machine, at an IPv6 address as on Fly
+    Namespaces,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(crate) enum AgentRoute {
     Direct,
     Exec,
+    Auto,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum PlatformProof {
+    On,
+    Off,
     Auto,
 }
 

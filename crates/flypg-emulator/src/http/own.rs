@@ -33,6 +33,7 @@ pub(crate) async fn add_fault(State(engine): State<Arc<Engine>>, body: Bytes) ->
     if body.get("fault").is_some() {
         let fault: Fault = parse(body)?;
         engine.write(|world, now| world.befall(now, &fault))?;
+        engine.runtime().settled().await;
         return Ok(Reply::done());
     }
     let rule: Rule = parse(body)?;

@@ -26,6 +26,11 @@ pub trait Runtime: std::fmt::Debug + Send + Sync {
     /// The processes of a machine.
     fn ps(&self, machine: &Shared<Machine>) -> BoxFuture<'_, Vec<ProcessStat>>;
 
+    /// Resolves when the links between machines are as the last [`Effect::Links`] wants them.
+    fn settled(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async {})
+    }
+
     /// Stops everything in order, without reporting any of it: the world still wants it to run.
     fn shutdown(&self) -> BoxFuture<'_, ()>;
 

@@ -3,13 +3,15 @@
 use serde::{Deserialize, Serialize};
 
 use super::hosts::HostStatus;
+use super::ips::AddressPlan;
+use super::links::{Link, Links, Loss, OUTSIDE};
 use super::machine::MachineState;
 use super::refusal::Refusal;
 use super::time::Millis;
-use super::{Effect, World};
+use super::{Effect, Processes, World};
 
 /// A fault that happens at once. Machines are named by id, and found in any app.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "fault", rename_all = "snake_case", deny_unknown_fields)]
 pub enum Fault {
     /// The platform loses sight of a machine's host; with `processes: false` the host is dead, too.
@@ -68,14 +70,45 @@ pub enum Fault {
     Destroyed {
         machine: String,
     },
-    /// Cuts the network between machines.
+    /// A signal (`SIGKILL`, `SIGSTOP`, …) for some processes of the machine.
+    Signal {
+        machine: String,
+        #[serde(default)]
+        to: Processes,
+        signal: String,
+    },
+    /// Cuts the network between groups of machines, both ways. `outside` stands for everything that is no machine.
     Partition {
         machines: Vec<Vec<String>>,
     },
+    /// Cuts the network from these to those, one way; or loses a share of the packets on it. Replies to what came the
+    /// other way are on it, too.
+    Cut {
+        from: Vec<String>,
+        to: Vec<String>,
+        /// From 0 (none) to 1 (all).
+        #[serde(default = "all")]
+        loss: f64,
+    },
+    /// Ends cuts and losses: all of them, or those to and from some machines.
+    Heal {
+        #[serde(default)]
+        machines: Vec<String>,
+    },
+}
+
+const fn all() -> f64 {
+    1.0
 }
 
 const fn yes() -> bool {
     true
+}
+
+fn set_link(links: &mut Links, from: &str, to: &str, loss: Loss) {
+    if from != to {
+        links.set(Link { from: from.to_owned(), to: to.to_owned() }, loss);
+    }
 }
 
 impl World {
@@ -92,7 +125,8 @@ impl World {
     /// Lets a fault happen.
     ///
     /// # Errors
-    /// 404 for an unknown machine or volume, 412 where it makes no sense, 501 for partitions.
+    /// 404 for an unknown machine or volume, 400 for what is no signal or share, 412 where it makes no sense, 501 for cuts where
+    /// machines share a network.
     pub fn befall(&mut self, now: Millis, fault: &Fault) -> Result<(), Refusal> {
         match fault {
             Fault::HostUnreachable { machine, processes } => self.lose_host(machine, *processes),
@@ -142,12 +176,66 @@ impl World {
                 self.tear_down(now, &app, &id);
                 Ok(())
             }
-            Fault::Partition { .. } => Err(Refusal {
-                status: 501,
-                error: "unimplemented: this runtime cannot cut the network between machines".to_owned(),
-                code: None,
-            }),
+            Fault::Signal { machine, to, signal } => {
+                if signal.parse::<nix::sys::signal::Signal>().is_err() {
+                    return Err(Refusal::bad_request(&format!("{signal} is no signal")));
+                }
+                let (to, signal) = (to.clone(), signal.clone());
+                self.with_run(machine, |_, id, _| Effect::Signal { machine: id, to, signal })
+            }
+            Fault::Partition { machines } => {
+                let groups: Vec<Vec<String>> =
+                    machines.iter().map(|group| self.ends(group)).collect::<Result<_, _>>()?;
+                let mut links = self.links.clone();
+                for (n, group) in groups.iter().enumerate() {
+                    let others = groups.iter().enumerate().filter(|(m, _)| *m != n).flat_map(|(_, other)| other);
+                    for to in others {
+                        group.iter().for_each(|from| set_link(&mut links, from, to, Loss::ALL));
+                    }
+                }
+                self.bend(links);
+                Ok(())
+            }
+            Fault::Cut { from, to, loss } => {
+                let loss = Loss::of(*loss).ok_or_else(|| Refusal::bad_request("a loss is between 0 and 1"))?;
+                let (from, to) = (self.ends(from)?, self.ends(to)?);
+                let mut links = self.links.clone();
+                for from in &from {
+                    to.iter().for_each(|to| set_link(&mut links, from, to, loss));
+                }
+                self.bend(links);
+                Ok(())
+            }
+            Fault::Heal { machines } => {
+                let ends = self.ends(machines)?;
+                let mut links = self.links.clone();
+                links.heal(&ends);
+                self.bend(links);
+                Ok(())
+            }
         }
+    }
+
+    /// What links lead to and from, by their names.
+    ///
+    /// # Errors
+    /// 501 where links cannot be changed, 404 for an unknown machine.
+    fn ends(&self, names: &[String]) -> Result<Vec<String>, Refusal> {
+        if !matches!(self.address_plan(), AddressPlan::Namespaces { .. }) {
+            let error = "unimplemented: only machines in network namespaces can be cut off from each other; \
+                         here they can be frozen and signalled";
+            return Err(Refusal { status: 501, error: error.to_owned(), code: None });
+        }
+        let end = |name: &String| match name.as_str() {
+            OUTSIDE => Ok(name.clone()),
+            machine => self.find_machine(machine).map(|(_, id)| id),
+        };
+        names.iter().map(end).collect()
+    }
+
+    fn bend(&mut self, links: Links) {
+        self.links = links.clone();
+        self.effects.push(Effect::Links(links));
     }
 
     fn host_of(&self, machine: &str) -> Result<String, Refusal> {

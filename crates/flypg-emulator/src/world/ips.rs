@@ -1,6 +1,7 @@
 //! IP assignments of apps, and the private addresses of machines.
 
 use std::collections::BTreeSet;
+use std::net::Ipv6Addr;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -40,6 +41,8 @@ pub enum AddressPlan {
     SixPn,
     /// `127.<octet>.x.y`, where processes can listen. One octet per emulator.
     Loopback { octet: u8 },
+    /// `fdaa:<tag>:…`, each machine in a network namespace of its own. One tag per emulator.
+    Namespaces { tag: u16 },
 }
 
 /// Addresses given out, by number, so that none is given twice.
@@ -80,6 +83,15 @@ impl Addresses {
                         number >> 16 & 0xffff,
                         number & 0xffff
                     )
+                }
+                // fdaa (16) | emulator (16) | network (16) | 0a7b | host (16) | machine (32) | 2
+                AddressPlan::Namespaces { tag } => {
+                    let digest = |text: &str| Sha256::digest(text.as_bytes());
+                    let (net, host) = (digest(network), digest(host));
+                    let (net, host) = (u16::from_be_bytes([net[1], net[2]]), u16::from_be_bytes([host[0], host[1]]));
+                    let (high, low) = ((number >> 16 & 0xffff) as u16, (number & 0xffff) as u16);
+                    // As sockets write it, since somebody listens there and is heard from.
+                    Ipv6Addr::new(0xfdaa, tag, net, 0xa7b, host, high, low, 2).to_string()
                 }
                 AddressPlan::Loopback { octet } => {
                     // .0 and .255 are left out: some software takes them for networks and broadcasts.

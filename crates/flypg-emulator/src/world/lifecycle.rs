@@ -11,7 +11,7 @@ use super::machine::{ImageRef, Machine, MachineState, MachineTimer, OldVersion, 
 use super::refusal::{Gate, Refusal};
 use super::shared::Shared;
 use super::time::Millis;
-use super::{Effect, World};
+use super::{Effect, Processes, World};
 
 /// The body of `POST …/machines`.
 #[derive(Clone, Debug, Default)]
@@ -404,7 +404,7 @@ impl World {
         if !self.hosts.reachable(&machine.host) {
             return Err(Refusal::host_unreachable().into());
         }
-        self.effects.push(Effect::Signal { machine: id.to_owned(), signal: signal.to_owned() });
+        self.effects.push(Effect::Signal { machine: id.to_owned(), to: Processes::Main, signal: signal.to_owned() });
         Ok(())
     }
 

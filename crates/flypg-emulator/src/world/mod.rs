@@ -15,6 +15,7 @@ pub mod ips;
 pub mod knobs;
 pub mod lease;
 mod lifecycle;
+pub mod links;
 pub mod machine;
 mod placement;
 pub mod refusal;
@@ -38,6 +39,7 @@ use ids::IdSource;
 use ips::{AddressPlan, Addresses};
 use knobs::Knobs;
 pub use lifecycle::{CreateMachine, UpdateMachine};
+use links::Links;
 use machine::{Machine, MachineState, MachineTimer};
 use refusal::Refusal;
 use report::Report;
@@ -58,6 +60,9 @@ pub struct World {
     /// Images that exist, by reference or repository; `None`: every image does.
     #[serde(skip)]
     pub known_images: Option<BTreeSet<String>>,
+    /// Links between machines that are not good. A new emulator begins with good ones.
+    #[serde(skip_deserializing)]
+    pub links: Links,
     #[serde(skip)]
     agenda: BTreeSet<(Millis, Due)>,
     #[serde(skip)]
@@ -112,11 +117,14 @@ pub enum Effect {
         machine: String,
         run: u64,
     },
-    /// Send a signal to the main process.
+    /// Send a signal to some processes.
     Signal {
         machine: String,
+        to: Processes,
         signal: String,
     },
+    /// From now on these links are bad, and all others good.
+    Links(Links),
     /// Stop and continue scheduling of everything in the machine.
     Freeze {
         machine: String,
@@ -160,6 +168,19 @@ pub enum Effect {
     },
 }
 
+/// Some of the processes of a machine.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Processes {
+    /// The main processes: what the machine was booted with.
+    #[default]
+    Main,
+    /// Every process of the program with this name, as `ps -o comm` has it.
+    Program(String),
+    /// Of those the ones that no other of them started.
+    Eldest(String),
+}
+
 /// Where the content of a new volume comes from.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -180,6 +201,7 @@ impl World {
             addresses: Addresses::new(plan),
             apps: BTreeMap::new(),
             known_images: None,
+            links: Links::default(),
             agenda: BTreeSet::new(),
             effects: Vec::new(),
             touched: Touched::default(),

@@ -6,6 +6,7 @@ mod disk;
 mod faults;
 mod harness;
 mod leases;
+mod namespaces;
 mod processes;
 mod restarts;
 mod states;

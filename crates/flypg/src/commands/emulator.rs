@@ -2,9 +2,9 @@ use std::path::PathBuf;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use flypg_controller::words::chain;
-use flypg_emulator::{Config, Emulator, ImageTable, RuntimeKind, StartError};
+use flypg_emulator::{Config, Emulator, ImageTable, NetworkKind, RuntimeKind, StartError};
 
-use crate::cli::{self, EmulatorRuntime};
+use crate::cli::{self, EmulatorNetwork, EmulatorRuntime};
 use crate::error::{CliError, Exit};
 use crate::settings::Settings;
 use crate::signals;
@@ -16,12 +16,17 @@ pub(crate) fn run(args: &cli::Emulator, settings: &Settings, terminal: &Terminal
         EmulatorRuntime::Process => (RuntimeKind::Process, images()?),
         EmulatorRuntime::Model => (RuntimeKind::Model, ImageTable::new()),
     };
+    let network = match args.network {
+        EmulatorNetwork::Loopback => NetworkKind::Loopback,
+        EmulatorNetwork::Namespaces => NetworkKind::Namespaces,
+    };
     let seed = args.seed.unwrap_or_else(arbitrary_seed);
     terminal.say(&format!("Seed {seed}; with --seed {seed} the same requests meet the same random faults.\n"));
     let config = Config {
         listen: args.listen,
         data: Some(data.clone()),
         runtime,
+        network,
         images,
         seed: Some(seed),
         ..Config::default()

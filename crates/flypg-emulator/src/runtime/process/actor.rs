@@ -10,9 +10,9 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::world::Boot;
 use crate::world::machine::{Exit, MachineState};
 use crate::world::report::Report;
+use crate::world::{Boot, Processes};
 
 use super::launch::{self, RunFile};
 use super::tree::{self, Known};
@@ -33,7 +33,10 @@ pub(super) enum Order {
         app: String,
         run: u64,
     },
-    Signal(String),
+    Signal {
+        to: Processes,
+        signal: String,
+    },
     /// SIGSTOP or SIGCONT.
     Freeze(bool),
     Discard,
@@ -125,14 +128,31 @@ impl Actor {
                     self.nothing_there(app, run);
                 }
             }
-            Order::Signal(signal) => self.signal_main(&signal),
+            Order::Signal { to: Processes::Main, signal } => self.signal_main(&signal),
+            Order::Signal { to, signal } => {
+                let places = self.inner.places(&self.id);
+                if let Ok(signal) = signal.parse::<Signal>() {
+                    blocking(move || tree::signal_some(&places, &to, signal)).await;
+                }
+            }
             Order::Freeze(stop) => {
                 let signal = if stop { Signal::SIGSTOP } else { Signal::SIGCONT };
-                let places = self.inner.places(&self.id);
-                blocking(move || tree::signal_all(&places, signal)).await;
+                let (inner, id, places) = (Arc::clone(&self.inner), self.id.clone(), self.inner.places(&self.id));
+                blocking(move || {
+                    // A machine that stands still does not even acknowledge a packet.
+                    match (inner.network(), stop) {
+                        (Some(network), true) => network.darken(&id),
+                        (Some(network), false) => network.lighten(&id),
+                        (None, _) => {}
+                    }
+                    tree::signal_all(&places, signal)
+                })
+                .await;
             }
             Order::Discard => {
                 self.kill().await;
+                let (inner, id) = (Arc::clone(&self.inner), self.id.clone());
+                blocking(move || inner.network().iter().for_each(|network| network.discard(&id))).await;
                 self.inner.remove(&self.inner.root(&self.id));
                 // They may never have been there.
                 let _ = std::fs::remove_file(self.inner.run_file(&self.id));
@@ -256,8 +276,15 @@ impl Actor {
     }
 
     async fn kill_leftovers(&self) {
-        let places = self.inner.places(&self.id);
-        if blocking(move || tree::kill_all(&places)).await == Some(false) {
+        let (inner, id, places) = (Arc::clone(&self.inner), self.id.clone(), self.inner.places(&self.id));
+        let kill = move || {
+            // First, so that nobody is told of it by a kernel that would be gone, too.
+            if let Some(network) = inner.network() {
+                network.darken(&id);
+            }
+            tree::kill_all(&places)
+        };
+        if blocking(kill).await == Some(false) {
             tracing::error!(machine = self.id, "some processes would not die");
         }
     }

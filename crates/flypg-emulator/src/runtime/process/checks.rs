@@ -81,7 +81,11 @@ fn now() -> Millis {
 async fn probe(address: &str, check: &Check) -> Result<String, String> {
     let limit = Duration::from_millis(check.timeout_ms);
     let attempt = async {
-        let to = format!("{address}:{}", check.port);
+        // An IPv6 address needs brackets before a port.
+        let to = match address.contains(':') {
+            true => format!("[{address}]:{}", check.port),
+            false => format!("{address}:{}", check.port),
+        };
         let stream = TcpStream::connect(&to).await.map_err(|error| format!("connect to {to}: {error}"))?;
         match &check.http {
             None => Ok("Success".to_owned()),

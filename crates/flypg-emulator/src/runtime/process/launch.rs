@@ -69,7 +69,7 @@ fn below(root: &Path, guest_path: &str) -> Option<PathBuf> {
     Some(place)
 }
 
-/// Prepares the root directory: emptied unless it is to be kept, the volume linked in, files written.
+/// Prepares the root directory: emptied unless it is to be kept, the volume linked in, files written, the machine connected.
 pub(super) fn prepare(inner: &Inner, boot: &Boot) -> io::Result<()> {
     let config = &boot.machine.config;
     let root = inner.root(&boot.machine.id);
@@ -77,6 +77,9 @@ pub(super) fn prepare(inner: &Inner, boot: &Boot) -> io::Result<()> {
         fs::remove_dir_all(&root)?;
     }
     make_dir(&root)?;
+    if let Some(network) = inner.network() {
+        network.connect(&boot.machine.id, &boot.machine.address)?;
+    }
     let climbs = || io::Error::new(io::ErrorKind::InvalidInput, "the path climbs out of the root");
     if let Some(mount) = &config.mount {
         let volume = inner.volume_dir(&mount.volume);
@@ -151,7 +154,8 @@ pub(super) fn command(
     // A program that was put into the machine goes before one of the computer.
     let own = Some(program).filter(|program| program.starts_with('/')).and_then(|program| below(&root, program));
     let program = own.filter(|own| own.exists()).unwrap_or_else(|| PathBuf::from(program));
-    let mut command = Command::new(program);
+    let closed = || io::Error::other("the emulator is ending");
+    let mut command = inner.network().ok_or_else(closed)?.command(&boot.machine.id, &program);
     command.args(arguments).env_clear().envs(env).current_dir(root).process_group(0);
     Ok(command)
 }

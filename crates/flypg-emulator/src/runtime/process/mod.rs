@@ -4,6 +4,8 @@ mod actor;
 mod checks;
 mod exec;
 mod launch;
+mod namespaces;
+pub(crate) mod network;
 pub(crate) mod octet;
 mod tree;
 mod volumes;
@@ -24,6 +26,7 @@ use crate::world::shared::Shared;
 use crate::world::{Boot, Effect};
 
 use self::actor::{Actor, Order};
+use self::network::Network;
 use super::{ExecCommand, ExecError, ExecOutput, ImageTable, ProcessStat, Reporter, Runtime};
 
 /// The process runtime of one emulator.
@@ -42,8 +45,8 @@ pub(crate) struct Inner {
     /// Copies of volumes under way at once.
     copies: Semaphore,
     closing: AtomicBool,
-    /// `None` once the emulator ended.
-    octet: Mutex<Option<octet::Claim>>,
+    /// `None` once the emulator ended: another one may have it.
+    network: Mutex<Option<Arc<Network>>>,
 }
 
 impl std::fmt::Debug for Inner {
@@ -63,7 +66,7 @@ impl Processes {
     pub(crate) fn new(
         data: PathBuf,
         images: ImageTable,
-        octet: octet::Claim,
+        network: Network,
         reporter: Reporter,
     ) -> Result<Self, StartError> {
         if data.as_os_str().len() > LONGEST_DATA_PATH {
@@ -86,7 +89,7 @@ impl Processes {
             mounted: Mutex::default(),
             copies: Semaphore::new(2),
             closing: AtomicBool::new(false),
-            octet: Mutex::new(Some(octet)),
+            network: Mutex::new(Some(Arc::new(network))),
         });
         tokio::spawn(housekeeping(Arc::downgrade(&inner)));
         Ok(Self { inner })
@@ -98,6 +101,9 @@ impl Processes {
         let inner = Arc::clone(&self.inner);
         // A panic inside is a bug that was reported; the strangers stay then.
         let _ = tokio::task::spawn_blocking(move || {
+            if let Some(network) = inner.network() {
+                network.connected().iter().filter(|id| !machines.contains(*id)).for_each(|id| network.discard(id));
+            }
             for machine in names_in(&inner.data.join("m")).filter(|name| !machines.contains(name)) {
                 if !tree::kill_all(&inner.places(&machine)) {
                     tracing::error!(machine, "some processes would not die");
@@ -167,9 +173,13 @@ impl Inner {
         }
     }
 
-    /// Lets another emulator have the network.
-    fn release(&self) {
-        self.octet.lock().unwrap_or_else(PoisonError::into_inner).take();
+    fn network(&self) -> Option<Arc<Network>> {
+        self.network.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Lets another emulator have the network, with all that is in it.
+    fn release(&self) -> Option<Arc<Network>> {
+        self.network.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     fn root(&self, machine: &str) -> PathBuf {
@@ -253,7 +263,13 @@ impl Runtime for Processes {
                 inner.order(&machine, Order::Halt { app, run, signal, timeout_ms });
             }
             Effect::Kill { app, machine, run } => inner.order(&machine, Order::Kill { app, run }),
-            Effect::Signal { machine, signal } => inner.order(&machine, Order::Signal(signal)),
+            Effect::Signal { machine, to, signal } => inner.order(&machine, Order::Signal { to, signal }),
+            Effect::Links(links) => {
+                if let Some(network) = inner.network() {
+                    network.want_links(links);
+                    tokio::task::spawn_blocking(move || network.apply());
+                }
+            }
             Effect::Freeze { machine } => inner.order(&machine, Order::Freeze(true)),
             Effect::Thaw { machine } => inner.order(&machine, Order::Freeze(false)),
             Effect::Discard { machine } => {
@@ -297,6 +313,15 @@ impl Runtime for Processes {
         Box::pin(async move { tokio::task::spawn_blocking(move || tree::stats(&places)).await.unwrap_or_default() })
     }
 
+    fn settled(&self) -> BoxFuture<'_, ()> {
+        Box::pin(async move {
+            if let Some(network) = self.inner.network() {
+                // A panic inside is a bug that was reported.
+                let _ = tokio::task::spawn_blocking(move || network.apply()).await;
+            }
+        })
+    }
+
     fn shutdown(&self) -> BoxFuture<'_, ()> {
         Box::pin(async move {
             self.inner.closing.store(true, Ordering::Release);
@@ -309,7 +334,10 @@ impl Runtime for Processes {
                 }
             }
             futures::future::join_all(ends).await;
-            self.inner.release();
+            if let Some(network) = self.inner.release() {
+                // A panic inside is a bug that was reported; the next emulator takes over what is left.
+                let _ = tokio::task::spawn_blocking(move || network.remove()).await;
+            }
         })
     }
 
@@ -319,7 +347,7 @@ impl Runtime for Processes {
             // An actor that already ended has nothing to let go of.
             let _ = actor.send(Order::Abandon);
         }
-        self.inner.release();
+        drop(self.inner.release());
     }
 }
 

@@ -13,6 +13,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::runtime::ProcessStat;
+use crate::world::Processes;
 
 /// The directories of a machine.
 #[derive(Clone, Debug)]
@@ -150,6 +151,33 @@ pub(super) fn signal_all(places: &Places, signal: Signal) -> Vec<Known> {
     known
 }
 
+/// Sends a signal to the processes of a program in a machine.
+pub(super) fn signal_some(places: &Places, to: &Processes, signal: Signal) {
+    let rows = members(places);
+    for row in chosen(&rows, to) {
+        Known { pid: row.pid, started: row.started }.signal(signal);
+    }
+}
+
+/// Names of processes are cut to this many bytes.
+const LONGEST_NAME: usize = 15;
+
+fn chosen<'r>(rows: &'r [Row], to: &Processes) -> Vec<&'r Row> {
+    let of = |name: &String| {
+        let name = name.get(..LONGEST_NAME).unwrap_or(name).to_owned();
+        move |row: &&Row| row.command == name
+    };
+    match to {
+        // Whoever started them knows which these are.
+        Processes::Main => Vec::new(),
+        Processes::Program(name) => rows.iter().filter(of(name)).collect(),
+        Processes::Eldest(name) => {
+            let all: Vec<&Row> = rows.iter().filter(of(name)).collect();
+            all.iter().filter(|row| all.iter().all(|other| other.pid != row.parent)).copied().collect()
+        }
+    }
+}
+
 /// How long SIGKILL may take to work: processes in uninterruptible sleep die when they wake.
 const KILL_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -202,6 +230,21 @@ mod tests {
         let row = parse(77, text).unwrap();
         assert_eq!((row.parent, row.group, row.session, row.state, row.started), (5, 77, 5, 'S', 8899));
         assert_eq!((row.utime, row.stime, row.rss_pages, row.command.as_str()), (3, 4, 42, "a) b (c"));
+    }
+
+    #[test]
+    fn the_eldest_of_a_program() {
+        let row = |pid, parent, name: &str| {
+            let text = format!("{pid} ({name}) S {parent} 77 5 0 -1 4194304 0 0 0 0 0 0 0 0 20 0 1 0 8899 1000 42 0");
+            parse(pid, &text).unwrap()
+        };
+        let rows =
+            [row(5, 1, "agent"), row(6, 5, "db"), row(7, 6, "db"), row(8, 6, "db"), row(9, 5, "a-name-of-fiftee")];
+        let pids = |to: Processes| chosen(&rows, &to).iter().map(|row| row.pid).collect::<Vec<_>>();
+        assert_eq!(pids(Processes::Eldest("db".to_owned())), [6]);
+        assert_eq!(pids(Processes::Program("db".to_owned())), [6, 7, 8]);
+        assert!(pids(Processes::Program("none".to_owned())).is_empty());
+        assert!(pids(Processes::Main).is_empty());
     }
 
     #[test]
