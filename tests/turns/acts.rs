@@ -12,7 +12,7 @@ use crate::rig::{Rig, spec};
 async fn made() -> (Rig, LiveActuator, Observed) {
     let rig = Rig::start(Knobs::default()).await;
     let turn = rig.until_agents_are_waited_for(&Wanted::Kept(spec(1))).await;
-    let (_, actuator) = rig.controller();
+    let (_, actuator) = rig.controller().await;
     (rig, actuator, turn.observed)
 }
 

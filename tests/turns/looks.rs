@@ -24,7 +24,7 @@ async fn a_look_is_four_calls_however_many_nodes_there_are() {
         rig.until_agents_are_waited_for(&wanted(size)).await;
         assert_eq!(rig.things().await, nodes(size));
         let calls = rig.count_calls().await;
-        rig.controller().0.observe(&spec(size), Timestamp::now()).await;
+        rig.controller().await.0.observe(&spec(size), Timestamp::now()).await;
         assert_eq!(rig.seen(&calls).await, 4, "{size} nodes");
         rig.no_faults().await;
     }
@@ -34,7 +34,7 @@ async fn a_look_is_four_calls_however_many_nodes_there_are() {
 async fn an_app_that_is_not_there_is_asked_for_twice() {
     let rig = Rig::start(Knobs::default()).await;
     let calls = rig.count_calls().await;
-    let observed = rig.controller().0.observe(&spec(1), Timestamp::now()).await;
+    let observed = rig.controller().await.0.observe(&spec(1), Timestamp::now()).await;
     assert!(matches!(observed.app, Seen::At { value: None, .. }), "{:?}", observed.app);
     assert_eq!(observed.machines.known(), Some(&Vec::new()));
     assert_eq!(rig.seen(&calls).await, 4);
@@ -68,7 +68,7 @@ async fn a_controller_that_dies_during_any_create_leaves_nothing_twice() {
     let late = json!({ "match": { "method": "POST" }, "effect": { "delay": { "ms": 150 } } });
     for deaths in 0..12 {
         rig.fault(late.clone()).await;
-        let mut keeper = rig.keeper(wanted(3));
+        let mut keeper = rig.keeper(wanted(3)).await;
         let died = async {
             loop {
                 keeper.turn().await;
@@ -89,7 +89,7 @@ async fn an_empty_list_is_not_an_empty_app() {
     rig.until_agents_are_waited_for(&wanted(3)).await;
     rig.fault(json!({ "match": { "method": "GET", "path": "/v1/apps/*/machines" }, "effect": "empty_list" })).await;
     rig.fault(json!({ "match": { "method": "GET", "path": "/v1/apps/*/volumes" }, "effect": "empty_list" })).await;
-    let (mut observer, _) = rig.controller();
+    let (mut observer, _) = rig.controller().await;
     let observed = observer.observe(&spec(3), Timestamp::now()).await;
     assert_eq!(observed.machines.known().map(Vec::len), Some(3), "each was asked for by itself");
     assert_eq!(observed.volumes.known().map(Vec::len), Some(3));
@@ -110,11 +110,11 @@ async fn what_the_token_may_not_see_is_forbidden_and_what_fails_is_unknown() {
     rig.until_agents_are_waited_for(&wanted(1)).await;
     let fresh = rig.with_a_new_memory();
     fresh.fault(json!({ "effect": { "status": { "code": 403 } } })).await;
-    let observed = fresh.controller().0.observe(&spec(1), Timestamp::now()).await;
+    let observed = fresh.controller().await.0.observe(&spec(1), Timestamp::now()).await;
     assert!(matches!(observed.app.why_unknown(), Some(Unknown::Forbidden { .. })), "{:?}", observed.app);
     fresh.no_faults().await;
     fresh.fault(json!({ "effect": { "status": { "code": 500 } } })).await;
-    let observed = fresh.controller().0.observe(&spec(1), Timestamp::now()).await;
+    let observed = fresh.controller().await.0.observe(&spec(1), Timestamp::now()).await;
     assert!(matches!(observed.app.why_unknown(), Some(Unknown::NoAnswer { .. })), "{:?}", observed.app);
     let plan = wanted(1).plan(&observed, Timestamp::now());
     assert!(!plan.steps.iter().any(|step| matches!(step.action, Action::CreateApp { .. })));

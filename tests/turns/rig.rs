@@ -4,7 +4,7 @@ use flypg_controller::act::LiveActuator;
 use flypg_controller::agent::AgentClient;
 use flypg_controller::keeper::Keeper;
 use flypg_controller::observe::LiveObserver;
-use flypg_controller::store::Store;
+use flypg_controller::store::{Home, Store};
 use flypg_controller::turn::{Turn, Wanted};
 use flypg_core::Timestamp;
 use flypg_core::keys::Key;
@@ -59,8 +59,8 @@ impl Rig {
     }
 
     /// A controller's eyes and hands, as a process that was started now would have them.
-    pub(crate) fn controller(&self) -> (LiveObserver, LiveActuator) {
-        let store = Store::open(self.state.path()).unwrap();
+    pub(crate) async fn controller(&self) -> (LiveObserver, LiveActuator) {
+        let store = Store::open(self.state.path()).unwrap().lead(&Home::here(None), false).await.unwrap();
         let observer = LiveObserver {
             fly: self.client("controller"),
             agents: AgentClient::new().unwrap(),
@@ -69,6 +69,7 @@ impl Rig {
             master: None,
             patience: Duration::from_secs(5),
             settle: SETTLE,
+            vigil: Default::default(),
         };
         let actuator = LiveActuator {
             fly: observer.fly.clone(),
@@ -77,18 +78,19 @@ impl Rig {
             master: Some(Key::from_bytes([1; 32])),
             clock: Timestamp::now,
             secrets_versions: Default::default(),
+            vigil: observer.vigil.clone(),
         };
         (observer, actuator)
     }
 
-    pub(crate) fn keeper(&self, wanted: Wanted) -> Keeper<LiveObserver, LiveActuator, ()> {
-        let (observer, actuator) = self.controller();
+    pub(crate) async fn keeper(&self, wanted: Wanted) -> Keeper<LiveObserver, LiveActuator, ()> {
+        let (observer, actuator) = self.controller().await;
         Keeper::new(wanted, observer, actuator, (), Timestamp::now)
     }
 
     /// Turns until only agents are waited for.
     pub(crate) async fn until_agents_are_waited_for(&self, wanted: &Wanted) -> Turn {
-        let mut keeper = self.keeper(wanted.clone());
+        let mut keeper = self.keeper(wanted.clone()).await;
         let begun = std::time::Instant::now();
         loop {
             let turn = keeper.turn().await;

@@ -66,7 +66,7 @@ impl Stays {
     async fn start(rig: &Rig, gone_after: Duration, first: &str) -> Self {
         let files = tempfile::TempDir::new().unwrap();
         write(files.path(), "a.yaml", first);
-        let (observer, actuator) = rig.controller();
+        let (observer, actuator) = rig.controller().await;
         let (board, metrics) = (Arc::new(Board::default()), Arc::new(Metrics::new().unwrap()));
         let controller = Controller {
             store: observer.store.clone(),
@@ -76,6 +76,7 @@ impl Stays {
             journals: rig.state.path().join("journal"),
             gone_after,
             board: Arc::clone(&board),
+            vigils: Default::default(),
             metrics: Arc::clone(&metrics),
         };
         let stop = CancellationToken::new();

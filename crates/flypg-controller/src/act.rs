@@ -1,5 +1,7 @@
 //! Doing: one [`Action`] at a time, as calls of the Machines API, an agent or the record.
 
+mod prove;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,8 +19,9 @@ use flypg_machines::{
 };
 
 use crate::agent::{AgentClient, AgentError, Seat};
-use crate::store::{Doubt, Known, Records, Store, StoreError, Swap, Thing};
+use crate::store::{Doubt, Known, Records, Store, StoreError, Swap, Term, Thing};
 use crate::translate;
+use crate::vigil::Vigil;
 
 /// Seconds. Long enough for one call with its repeats, short enough that a lease we died with is soon over.
 const LEASE_TTL: u64 = 20;
@@ -56,6 +59,15 @@ pub enum Trouble {
     /// Somebody else decided first.
     #[error("the record is not what this plan was made for")]
     RecordDiffers { found: Option<Box<Decree>> },
+    /// What the plan counted on is not there any more.
+    #[error("a Machine that this was planned for is being stopped")]
+    Overtaken,
+    /// Another controller leads with this store's record, or this one only looks.
+    #[error("this controller may not decide and grant any more")]
+    Deposed,
+    /// The Machine may have stopped; what was seen does not prove it.
+    #[error("it is not proven that Machine {machine} has stopped: {lacks}")]
+    Unproven { machine: String, lacks: &'static str },
     #[error("there is no master key to derive the cluster's key from")]
     NoMasterKey,
 }
@@ -84,11 +96,13 @@ impl ActError {
     pub fn is_passing(&self) -> bool {
         match self.trouble() {
             Trouble::Fly(error) => error.reason().is_some_and(Reason::is_passing) || self.is_volume_still_bound(),
-            Trouble::Leased { .. } | Trouble::RecordDiffers { .. } => true,
+            Trouble::Leased { .. } | Trouble::RecordDiffers { .. } | Trouble::Overtaken | Trouble::Unproven { .. } => {
+                true
+            }
             Trouble::Agent(
                 AgentError::Unreachable { .. } | AgentError::NoAnswer { .. } | AgentError::NotCalled { .. },
             ) => true,
-            Trouble::Agent(_) | Trouble::Store(_) | Trouble::NoMasterKey => false,
+            Trouble::Agent(_) | Trouble::Store(_) | Trouble::Deposed | Trouble::NoMasterKey => false,
         }
     }
 
@@ -107,7 +121,12 @@ impl ActError {
             }
             Trouble::Leased { .. } => Some("wait for the lease to end, or see `fly machine leases view`"),
             Trouble::NoMasterKey => Some("set FLYPG_MASTER_KEY, or give the state directory with --state"),
-            Trouble::Agent(_) | Trouble::Store(_) | Trouble::RecordDiffers { .. } => None,
+            Trouble::Deposed => Some("see who else runs with this state directory, or a copy of it"),
+            Trouble::Agent(_)
+            | Trouble::Store(_)
+            | Trouble::RecordDiffers { .. }
+            | Trouble::Overtaken
+            | Trouble::Unproven { .. } => None,
         }
     }
 }
@@ -136,10 +155,12 @@ impl From<AgentError> for ActError {
     }
 }
 
-/// A commit that failed was rolled back.
 impl From<StoreError> for ActError {
     fn from(error: StoreError) -> Self {
-        Self::NotDone(Trouble::Store(error))
+        match error.may_have_happened() {
+            true => Self::MaybeDone(Trouble::Store(error)),
+            false => Self::NotDone(Trouble::Store(error)),
+        }
     }
 }
 
@@ -161,6 +182,8 @@ pub struct LiveActuator {
     /// By app, the version of its secrets that a new Machine must see. Forgotten with the process: by then they are
     /// old enough to be everywhere.
     pub secrets_versions: Arc<Mutex<BTreeMap<ClusterName, u64>>>,
+    /// What is known of the cluster that is acted on.
+    pub vigil: Arc<Vigil>,
 }
 
 impl Actuator for LiveActuator {
@@ -259,7 +282,18 @@ impl LiveActuator {
             }
             Action::Assign { machine, address, assignment } => {
                 let seat = seat(cluster, machine, *address);
-                self.agents.assign(&seat, &self.key(cluster)?, assignment).await?;
+                self.agents.assign(&seat, &self.key(cluster)?, &self.term()?.caller, assignment).await?;
+                nothing
+            }
+            Action::Renew { machine, address, grant, arrived, .. } => {
+                let (seat, key, term) = (seat(cluster, machine, *address), self.key(cluster)?, self.term()?);
+                // Known here before it may be out there (rule R2).
+                self.vigil.grant(grant.epoch, *arrived);
+                self.agents.grant(&seat, &key, &term.caller, grant).await?;
+                nothing
+            }
+            Action::ProveStopped { app, machine, .. } => {
+                self.prove_stopped(app, machine).await?;
                 nothing
             }
             Action::RestartPostgres { machine, address, .. } => {
@@ -307,6 +341,10 @@ impl LiveActuator {
         }
     }
 
+    fn term(&self) -> Result<&Term, ActError> {
+        self.store.term().ok_or(ActError::Refused(Trouble::Deposed))
+    }
+
     async fn set_cluster_key(&self, app: &ClusterName) -> Result<(), ActError> {
         let key = Secret::new(self.key(app)?.expose());
         let body = fly::UpdateSecrets { values: BTreeMap::from([(env::CLUSTER_KEY.to_owned(), Some(key))]) };
@@ -329,6 +367,7 @@ impl LiveActuator {
     ) -> Result<(), ActError> {
         match self.store.swap(cluster, instead_of, decree).await? {
             Swap::Done => Ok(()),
+            Swap::Deposed => Err(ActError::Refused(Trouble::Deposed)),
             Swap::Differs { found } => Err(ActError::Refused(Trouble::RecordDiffers { found: found.map(Box::new) })),
         }
     }
@@ -379,13 +418,15 @@ pub fn cluster_of(action: &Action) -> &ClusterName {
         | Action::CreateMachine { app, .. }
         | Action::StartMachine { app, .. }
         | Action::SetMetadata { app, .. }
+        | Action::ProveStopped { app, .. }
         | Action::StopMachine { app, .. }
         | Action::DestroyMachine { app, .. }
         | Action::DeleteVolume { app, .. }
         | Action::DeleteApp { app } => app,
-        Action::Decide { cluster, .. } | Action::Forget { cluster, .. } | Action::RestartPostgres { cluster, .. } => {
-            cluster
-        }
+        Action::Decide { cluster, .. }
+        | Action::Renew { cluster, .. }
+        | Action::Forget { cluster, .. }
+        | Action::RestartPostgres { cluster, .. } => cluster,
         Action::Assign { assignment, .. } => &assignment.cluster,
     }
 }
@@ -401,9 +442,12 @@ pub fn touches(action: &Action) -> &'static [Subject] {
         }
         // A Machine claims its volume and lets go of it.
         Action::CreateMachine { .. } | Action::DestroyMachine { .. } => &[Subject::Machines, Subject::Volumes],
-        Action::StartMachine { .. } | Action::SetMetadata { .. } | Action::StopMachine { .. } => &[Subject::Machines],
+        Action::StartMachine { .. }
+        | Action::SetMetadata { .. }
+        | Action::ProveStopped { .. }
+        | Action::StopMachine { .. } => &[Subject::Machines],
         Action::Decide { .. } | Action::Forget { .. } => &[Subject::Record],
-        Action::Assign { .. } | Action::RestartPostgres { .. } => &[],
+        Action::Assign { .. } | Action::Renew { .. } | Action::RestartPostgres { .. } => &[],
     }
 }
 
@@ -417,6 +461,7 @@ fn doubt_about(action: &Action, since: Timestamp) -> Option<Doubt> {
         Action::SetSnapshotPolicy { volume, .. } | Action::DeleteVolume { volume, .. } => volume.clone(),
         Action::StartMachine { machine, .. }
         | Action::SetMetadata { machine, .. }
+        | Action::ProveStopped { machine, .. }
         | Action::StopMachine { machine, .. }
         | Action::DestroyMachine { machine, .. } => machine.clone(),
         Action::ReleaseFlycast { ip, .. } => ip.clone(),
@@ -427,6 +472,7 @@ fn doubt_about(action: &Action, since: Timestamp) -> Option<Doubt> {
         | Action::Decide { .. }
         | Action::Forget { .. }
         | Action::Assign { .. }
+        | Action::Renew { .. }
         | Action::RestartPostgres { .. } => String::new(),
     };
     Some(Doubt { subject, name, since })

@@ -8,8 +8,11 @@ use std::io::{self, ErrorKind};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
+use flypg_core::failover::lease::Grant;
 use flypg_core::keys::Key;
+use flypg_core::ledger::Caller;
 use flypg_core::names::ClusterName;
+use flypg_core::observed::Missed;
 use flypg_core::protocol::{Assignment, NodeReport, ports};
 use reqwest::{Method, StatusCode};
 use serde::Deserialize;
@@ -19,12 +22,11 @@ use serde_json::json;
 const CONNECT: Duration = Duration::from_secs(1);
 /// An agent answers from memory; one that takes longer is not well.
 const REPORT: Duration = Duration::from_secs(2);
-/// An assignment is flushed to disk before it is answered.
-const ASSIGN: Duration = Duration::from_secs(10);
+/// An assignment is flushed to disk before it is answered, a grant is not even that. Neither is asked for twice: the next
+/// turn says the same, or something newer.
+const TELL: Duration = Duration::from_secs(1);
 /// Postgres is restarted before the answer: shutdown checkpoint and all.
 const RESTART: Duration = Duration::from_secs(60);
-/// What a long poll is given beyond the time it asked for.
-const GRACE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 pub enum AgentError {
@@ -79,22 +81,53 @@ impl AgentError {
         }
     }
 
+    /// What it says about whether the agent lives.
+    pub fn missed(&self) -> Missed {
+        let broken = match self {
+            Self::Unreachable { source, .. } | Self::NoAnswer { source, .. } => {
+                !source.is_timeout() && io_kind(source).is_some_and(is_refusal)
+            }
+            _ => false,
+        };
+        if broken { Missed::Refused } else { Missed::Silent }
+    }
+
     /// No way leads from here to that address. Somebody who refuses is there.
     fn is_no_route(&self) -> bool {
         let Self::Unreachable { source, .. } = self else { return false };
-        let mut below: Option<&(dyn Error + 'static)> = Some(source);
-        while let Some(error) = below {
-            if let Some(error) = error.downcast_ref::<io::Error>() {
-                use ErrorKind as Kind;
-                return matches!(
-                    error.kind(),
-                    Kind::NetworkUnreachable | Kind::HostUnreachable | Kind::AddrNotAvailable | Kind::TimedOut
-                );
-            }
-            below = error.source();
+        use ErrorKind as Kind;
+        match io_kind(source) {
+            Some(kind) => matches!(
+                kind,
+                Kind::NetworkUnreachable | Kind::HostUnreachable | Kind::AddrNotAvailable | Kind::TimedOut
+            ),
+            None => source.is_timeout(),
         }
-        source.is_timeout()
     }
+}
+
+/// What the operating system said of it, if it was that.
+fn io_kind(error: &(dyn Error + 'static)) -> Option<ErrorKind> {
+    let mut below = Some(error);
+    while let Some(error) = below {
+        if let Some(error) = error.downcast_ref::<io::Error>() {
+            return Some(error.kind());
+        }
+        below = error.source();
+    }
+    None
+}
+
+/// Somebody who is there says that no agent listens, or broke off.
+fn is_refusal(kind: ErrorKind) -> bool {
+    matches!(
+        kind,
+        ErrorKind::ConnectionRefused
+            | ErrorKind::ConnectionReset
+            | ErrorKind::ConnectionAborted
+            | ErrorKind::BrokenPipe
+            | ErrorKind::UnexpectedEof
+    )
 }
 
 /// The agent of one node.
@@ -166,8 +199,9 @@ impl AgentClient {
             .await
     }
 
-    /// What the node says as soon as its report's version is above `after`, or after `wait` in any case. Through the
-    /// Machines API nothing is held back: there it is what the node says after a short while.
+    /// What the node says as soon as its report's version is above `after`, or after `hold` in any case; no answer after
+    /// `patience` more is none. Through the Machines API nothing is held back: there it is what the node says after a
+    /// short while.
     ///
     /// # Errors
     /// See [`AgentError`]; asking changes nothing.
@@ -176,25 +210,43 @@ impl AgentClient {
         seat: &Seat,
         key: &Key,
         after: u64,
-        wait: Duration,
+        hold: Duration,
+        patience: Duration,
     ) -> Result<NodeReport, AgentError> {
         if self.by_exec().is_some() {
             tokio::time::sleep(exec::BETWEEN_REPORTS).await;
             return self.report(seat, key).await;
         }
-        let path = format!("/v1/report?after={after}&wait={}", wait.as_secs());
-        let call = Call { method: Method::GET, path, body: None, timeout: wait + GRACE };
-        self.direct(seat, key, &call).await
+        let path = format!("/v1/report?after={after}&wait={}", hold.as_secs_f64());
+        let call = Call { method: Method::GET, path, body: None, timeout: hold + patience };
+        self.call(seat, key, call).await
     }
 
     /// Tells the node what to be; on its disk before this returns.
     ///
     /// # Errors
     /// See [`AgentError`].
-    pub async fn assign(&self, seat: &Seat, key: &Key, assignment: &Assignment) -> Result<(), AgentError> {
-        let body = serde_json::to_value(assignment).expect("an assignment has string keys only");
-        let path = "/v1/assignment".to_owned();
-        let call = Call { method: Method::PUT, path, body: Some(body), timeout: ASSIGN };
+    pub async fn assign(
+        &self,
+        seat: &Seat,
+        key: &Key,
+        caller: &Caller,
+        assignment: &Assignment,
+    ) -> Result<(), AgentError> {
+        let body = json!({ "caller": caller, "assignment": assignment });
+        self.tell(seat, key, "/v1/assignment", body).await
+    }
+
+    /// Gives the primary a lease in answer to its report.
+    ///
+    /// # Errors
+    /// See [`AgentError`].
+    pub async fn grant(&self, seat: &Seat, key: &Key, caller: &Caller, grant: &Grant) -> Result<(), AgentError> {
+        self.tell(seat, key, "/v1/lease", json!({ "caller": caller, "grant": grant })).await
+    }
+
+    async fn tell(&self, seat: &Seat, key: &Key, path: &str, body: serde_json::Value) -> Result<(), AgentError> {
+        let call = Call { method: Method::PUT, path: path.to_owned(), body: Some(body), timeout: TELL };
         let _: serde::de::IgnoredAny = self.call(seat, key, call).await?;
         Ok(())
     }

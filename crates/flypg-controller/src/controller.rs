@@ -8,7 +8,7 @@ use std::time::Duration;
 use flypg_core::Timestamp;
 use flypg_core::keys::Key;
 use flypg_core::names::ClusterName;
-use flypg_core::plan::{Step, Until};
+use flypg_core::plan::{Action, Step, Until};
 use flypg_core::render;
 use flypg_core::spec::Level;
 use flypg_core::status::generation;
@@ -21,13 +21,14 @@ use crate::act::{ActError, LiveActuator};
 use crate::board::{Board, Posted};
 use crate::journal::Journal;
 use crate::keeper::Keeper;
-use crate::listen::Ears;
+use crate::lead::Heart;
 use crate::metrics::Metrics;
 use crate::observe::LiveObserver;
 use crate::source::{Files, SourceError, Watch};
 use crate::status::status_of;
 use crate::store::{Store, StoreError};
-use crate::turn::{Turn, Wanted, Witness};
+use crate::turn::{Part, Turn, Wanted, Witness};
+use crate::vigil::Vigils;
 use crate::words::{chain, gist};
 
 /// Before files that could not be read are read again.
@@ -50,6 +51,7 @@ pub struct Controller {
     /// [`GONE_AFTER`], but for tests.
     pub gone_after: Duration,
     pub board: Arc<Board>,
+    pub vigils: Arc<Vigils>,
     pub metrics: Arc<Metrics>,
 }
 
@@ -232,13 +234,25 @@ impl Controller {
         mut wish: watch::Receiver<Wanted>,
         stop: CancellationToken,
     ) -> impl Future<Output = Ended> + Send + 'static {
-        let log = Log { metrics: Arc::clone(&self.metrics), told: Mutex::default() };
+        let log = Arc::new(Log::new(Arc::clone(&self.metrics)));
         let wanted = wish.borrow_and_update().clone();
-        let mut keeper = Keeper::new(wanted, self.observer.clone(), self.actuator.clone(), log, Timestamp::now)
-            .with_ears(Ears::new(self.observer.agents.clone(), &self.master, cluster));
-        match Journal::open(&self.journals, cluster) {
-            Ok(journal) => keeper = keeper.with_journal(journal),
-            Err(error) => tracing::warn!(%cluster, error = chain(&error), "turns are not written down"),
+        let vigil = self.vigils.of(cluster);
+        let observer = self.observer.of(Arc::clone(&vigil));
+        let actuator = LiveActuator { vigil, ..self.actuator.clone() };
+        let journal = Journal::open(&self.journals, cluster)
+            .inspect_err(|error| tracing::warn!(%cluster, error = chain(error), "turns are not written down"));
+        let journal = journal.ok().map(|journal| Arc::new(Mutex::new(journal)));
+        let heart = Heart::start(
+            wanted.clone(),
+            observer.clone(),
+            actuator.clone(),
+            &self.master,
+            Arc::clone(&log),
+            journal.clone(),
+        );
+        let mut keeper = Keeper::new(wanted, observer, actuator, log, Timestamp::now).with_heart(heart);
+        if let Some(journal) = journal {
+            keeper = keeper.with_journal(journal);
         }
         let (store, board, metrics) = (self.store.clone(), Arc::clone(&self.board), Arc::clone(&self.metrics));
         async move {
@@ -310,33 +324,59 @@ async fn conclude(
     Ok(false)
 }
 
-/// The log: a line per step that was taken, and per hold that is new; not per turn.
+/// The log: a line per step that was taken, and per hold that is new; not per turn, and not per lease.
 #[derive(Debug)]
 struct Log {
     metrics: Arc<Metrics>,
-    /// The gist of the holds of the last turn.
-    told: Mutex<BTreeSet<String>>,
+    /// The gist of the holds of the last turn, of leadership and of the rest.
+    told: Mutex<BTreeMap<Part, BTreeSet<String>>>,
+    /// By step, in words: how it failed when it was last tried.
+    failed: Mutex<BTreeMap<String, String>>,
+}
+
+impl Log {
+    fn new(metrics: Arc<Metrics>) -> Self {
+        Self { metrics, told: Mutex::default(), failed: Mutex::default() }
+    }
+
+    /// Whether this is another outcome than the step had when it was last tried.
+    fn is_news(&self, step: &str, result: &Result<(), ActError>) -> bool {
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(()) => failed.remove(step).is_some(),
+            Err(error) => {
+                let error = gist(&chain(error));
+                failed.insert(step.to_owned(), error.clone()) != Some(error)
+            }
+        }
+    }
 }
 
 impl Witness for Log {
     fn ended(&self, cluster: &ClusterName, step: &Step, result: &Result<(), ActError>, took: Duration) {
         let outcome = result.as_ref().map_or_else(ActError::kind, |()| "done");
         self.metrics.steps.with_label_values(&[outcome]).inc();
-        let (step, took_ms) = (render::step(step), took.as_millis());
+        let (text, took_ms) = (render::step(step), took.as_millis());
+        let is_news = self.is_news(&text, result);
         match result {
-            Ok(()) => tracing::info!(%cluster, took_ms, "{step}"),
-            Err(error) if error.is_passing() => {
-                tracing::info!(%cluster, took_ms, error = chain(error), "{step}: {outcome}, and tried again");
+            Ok(()) if matches!(step.action, Action::Renew { .. }) && !is_news => {
+                tracing::trace!(%cluster, took_ms, "{text}");
             }
-            Err(error) => tracing::warn!(%cluster, took_ms, error = chain(error), "{step}: {outcome}"),
+            Ok(()) => tracing::info!(%cluster, took_ms, "{text}"),
+            Err(error) if !is_news => tracing::debug!(%cluster, took_ms, error = chain(error), "{text}: {outcome}"),
+            Err(error) if error.is_passing() => {
+                tracing::info!(%cluster, took_ms, error = chain(error), "{text}: {outcome}, and tried again");
+            }
+            Err(error) => tracing::warn!(%cluster, took_ms, error = chain(error), "{text}: {outcome}"),
         }
     }
 
     fn planned(&self, turn: &Turn) {
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        let told = told.entry(turn.part).or_default();
         let cluster = &turn.plan.cluster;
         let mut gists = BTreeSet::new();
-        for hold in &turn.plan.holds {
+        for hold in turn.holds() {
             let text = render::hold(hold);
             let gist = gist(&text);
             if !told.contains(&gist) {

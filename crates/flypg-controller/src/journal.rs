@@ -1,6 +1,7 @@
 //! The journal: what was seen, what was planned and what came of it, one JSON object per line, for every turn that did
 //! or learned something. No secrets: an [`Observed`] holds digests, and a plan holds none.
 
+use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
@@ -9,11 +10,11 @@ use std::path::{Path, PathBuf};
 use flypg_core::Timestamp;
 use flypg_core::names::ClusterName;
 use flypg_core::observed::Observed;
-use flypg_core::plan::{Plan, Step};
+use flypg_core::plan::{Action, Plan, Step};
 use flypg_core::render;
 use serde::{Deserialize, Serialize};
 
-use crate::turn::Turn;
+use crate::turn::{Part, Turn, Wanted};
 use crate::words::{chain, gist};
 
 /// A file that reached this many bytes becomes the old one; the one before it goes.
@@ -25,6 +26,12 @@ pub struct Entry {
     pub at: Timestamp,
     /// What the file said: [`flypg_core::status::generation`].
     pub generation: String,
+    /// The file itself, so that the turn can be planned again; absent in journals of earlier versions.
+    #[serde(default)]
+    pub wanted: Option<Wanted>,
+    /// Which steps of the plan were this turn's.
+    #[serde(default)]
+    pub part: Part,
     pub observed: Observed,
     pub plan: Plan,
     pub outcome: Vec<Outcome>,
@@ -56,8 +63,8 @@ pub struct Journal {
     bytes: u64,
     /// The last line is not whole: the disk was full, or its writer died.
     torn: bool,
-    /// The plan of the last turn that was looked at: its steps, and the gist of its holds.
-    last: Option<(Vec<Step>, Vec<String>)>,
+    /// The plans of the last turns, one for leadership and one for the rest: their steps, and the gist of their holds.
+    last: BTreeMap<Part, (Vec<Step>, Vec<String>)>,
 }
 
 impl Journal {
@@ -76,20 +83,22 @@ impl Journal {
         if bytes > 0 {
             File::open(&path).and_then(|file| file.read_exact_at(&mut end, bytes - 1)).map_err(failed)?;
         }
-        Ok(Self { torn: end != [b'\n'], path, file, bytes, last: None })
+        Ok(Self { torn: end != [b'\n'], path, file, bytes, last: BTreeMap::new() })
     }
 
-    /// Writes the turn down, unless it did nothing and planned and held what the one before did.
+    /// Writes the turn down, unless it did nothing and planned and held what the one before did. That leases run on is
+    /// nothing that was done.
     ///
     /// # Errors
     /// If the line cannot be written.
-    pub fn write(&mut self, generation: String, turn: &Turn) -> Result<(), JournalError> {
-        let holds = turn.plan.holds.iter().map(|hold| gist(&render::hold(hold)));
-        let plan = (turn.plan.steps.clone(), holds.collect());
-        if turn.results.is_empty() && self.last.as_ref() == Some(&plan) {
+    pub fn write(&mut self, generation: String, wanted: &Wanted, turn: &Turn) -> Result<(), JournalError> {
+        let holds = turn.holds().map(|hold| gist(&render::hold(hold)));
+        let plan = (turn.own().cloned().collect(), holds.collect());
+        let did = turn.results.iter().any(|done| !matches!(done.step.action, Action::Renew { .. }));
+        if !did && self.last.get(&turn.part) == Some(&plan) {
             return Ok(());
         }
-        self.last = Some(plan);
+        self.last.insert(turn.part, plan);
         let outcome = turn.results.iter().map(|done| Outcome {
             step: done.step.clone(),
             came_to: done.result.as_ref().map_or_else(|error| error.kind(), |()| "done").to_owned(),
@@ -99,6 +108,8 @@ impl Journal {
         let entry = Entry {
             at: turn.at,
             generation,
+            wanted: Some(wanted.clone()),
+            part: turn.part,
             observed: turn.observed.clone(),
             plan: turn.plan.clone(),
             outcome: outcome.collect(),
@@ -144,9 +155,11 @@ mod tests {
             observed: Observed::default(),
             plan: Plan { cluster: cluster.clone(), verdict: Verdict::Unknown, steps: Vec::new(), holds: Vec::new() },
             results: Vec::new(),
+            part: Part::All,
         };
+        let wanted = Wanted::Kept(crate::tests::spec("orders-db"));
         for _ in 0..3 {
-            journal.write("g1".to_owned(), &turn).unwrap();
+            journal.write("g1".to_owned(), &wanted, &turn).unwrap();
         }
         let path = dir.path().join("orders-db.jsonl");
         let lines = |path: &Path| std::fs::read_to_string(path).unwrap();
@@ -157,7 +170,7 @@ mod tests {
         // Whoever wrote before died in the middle of a line.
         std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"at\":").unwrap();
         let mut journal = Journal::open(dir.path(), &cluster).unwrap();
-        journal.write("g1".to_owned(), &turn).unwrap();
+        journal.write("g1".to_owned(), &wanted, &turn).unwrap();
         assert_eq!(lines(&path).lines().filter(|line| serde_json::from_str::<Entry>(line).is_ok()).count(), 2);
 
         journal.bytes = LONGEST;
@@ -165,7 +178,7 @@ mod tests {
             what: flypg_core::plan::Work::Everything,
             until: flypg_core::plan::Until::Confirmed { what: flypg_core::plan::Subject::App },
         });
-        journal.write("g2".to_owned(), &turn).unwrap();
+        journal.write("g2".to_owned(), &wanted, &turn).unwrap();
         assert_eq!(lines(&path).lines().count(), 1);
         assert!(dir.path().join("orders-db.jsonl.1").exists());
     }

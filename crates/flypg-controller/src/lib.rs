@@ -3,10 +3,12 @@
 pub mod act;
 pub mod agent;
 pub mod board;
+pub mod clock;
 pub mod controller;
 pub mod http;
 pub mod journal;
 pub mod keeper;
+pub mod lead;
 pub mod listen;
 pub mod metrics;
 pub mod observe;
@@ -16,6 +18,7 @@ pub mod status;
 pub mod store;
 pub mod translate;
 pub mod turn;
+pub mod vigil;
 pub mod words;
 
 #[cfg(test)]

@@ -5,12 +5,14 @@
 //! when nothing was gone, so absence counts only once the thing itself was asked for.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flypg_core::Timestamp;
+use flypg_core::decree::Decree;
 use flypg_core::keys::Key;
 use flypg_core::names::ClusterName;
-use flypg_core::observed::{Address, App, Machine, Observed, Power, Seen, Unknown, Volume};
+use flypg_core::observed::{Address, App, Machine, Observed, Power, Seen, Unknown, Volume, Watch};
 use flypg_core::plan::Subject;
 use flypg_core::protocol::NodeReport;
 use flypg_core::spec::ClusterSpec;
@@ -19,8 +21,10 @@ use futures::future::join_all;
 use jiff::SignedDuration;
 
 use crate::agent::{AgentClient, AgentError, Seat};
-use crate::store::{Doubt, Known, Recalled, Store, StoreError, Thing};
+use crate::clock;
+use crate::store::{Doubt, Known, Reading, Recalled, Records, Store, StoreError, Thing};
 use crate::translate;
+use crate::vigil::{Scene, Vigil};
 use crate::words::chain;
 
 /// How long something just made may stay invisible: what Fly's own client allows. Once it was seen, it may be missing
@@ -34,8 +38,14 @@ pub trait Observer: Send {
     /// Looks at everything.
     fn observe(&mut self, spec: &ClusterSpec, now: Timestamp) -> impl Future<Output = Observed> + Send;
 
-    /// Asks the agents again, and the record; the platform stays as it was `seen`.
+    /// Hears the agents again, and reads the record; the platform stays as it was `seen`.
     fn listen(&mut self, spec: &ClusterSpec, seen: Observed, now: Timestamp) -> impl Future<Output = Observed> + Send;
+
+    /// All that leadership is decided by, without a question to anybody but the record.
+    fn lead(&mut self, spec: &ClusterSpec, now: Timestamp) -> impl Future<Output = Scene> + Send;
+
+    /// Whether the record still is what it was seen to be.
+    fn is_current(&mut self, spec: &ClusterSpec, seen: &Observed) -> impl Future<Output = bool> + Send;
 }
 
 /// Looks at a real platform and real agents.
@@ -50,6 +60,8 @@ pub struct LiveObserver {
     pub patience: Duration,
     /// How long after a call whose outcome is not known a read may still miss what it did.
     pub settle: SignedDuration,
+    /// What is known of the cluster that is looked at. Agents that are listened to are not asked once more.
+    pub vigil: Arc<Vigil>,
 }
 
 impl Observer for LiveObserver {
@@ -66,13 +78,14 @@ impl Observer for LiveObserver {
             look.read(secrets::list(spec.name.as_str(), &secrets::ListSecrets::default()), translate::secrets),
         );
         let mut observed = Observed {
-            record: Seen::at(now, recalled.record.clone()),
+            record: Seen::default(),
             app: platform.app,
             secrets,
             addresses: platform.addresses,
             machines: platform.machines,
             volumes,
             reports: platform.reports,
+            watch: Watch::default(),
         };
         if matches!(observed.app.known(), Some(None)) {
             // What is in an app that is not there is not there either, and said so with the same 404.
@@ -88,24 +101,71 @@ impl Observer for LiveObserver {
         if let Err(error) = noted {
             return nothing(&chain(&error));
         }
-        observed
+        self.vigil.looked(&observed);
+        self.hear(&spec.name, observed, now).await
     }
 
     async fn listen(&mut self, spec: &ClusterSpec, seen: Observed, now: Timestamp) -> Observed {
-        let recalled = match self.store.recall(&spec.name).await {
-            Ok(recalled) => recalled,
-            Err(error) => return nothing(&chain(&error)),
-        };
+        let recalled = Recalled::default();
         let look = Look { observer: self, cluster: &spec.name, recalled: &recalled, now };
         let reports = match seen.machines.known() {
             Some(machines) => look.reports(machines).await,
             None => BTreeMap::new(),
         };
-        Observed { record: Seen::at(now, recalled.record.clone()), reports, ..seen }
+        self.hear(&spec.name, Observed { reports, ..seen }, now).await
+    }
+
+    async fn lead(&mut self, spec: &ClusterSpec, now: Timestamp) -> Scene {
+        let (record, watch) = self.read(&spec.name, now).await;
+        self.vigil.scene(record, watch)
+    }
+
+    async fn is_current(&mut self, spec: &ClusterSpec, seen: &Observed) -> bool {
+        let reading = Records::read(&self.store, &spec.name).await;
+        reading.is_ok_and(|reading| reading.leads && seen.record.known() == Some(&reading.record))
     }
 }
 
 impl LiveObserver {
+    /// The same eyes, for the cluster that `vigil` is about.
+    pub fn of(&self, vigil: Arc<Vigil>) -> Self {
+        Self { vigil, ..self.clone() }
+    }
+
+    /// The record as it is now, and what this controller knows beside it.
+    async fn read(&self, cluster: &ClusterName, now: Timestamp) -> (Seen<Option<Decree>>, Watch) {
+        let began = clock::mono();
+        let (reading, record) = match Records::read(&self.store, cluster).await {
+            Ok(reading) => (reading.clone(), Seen::at(now, reading.record)),
+            // Nobody knows who leads: this controller does not act as if it did.
+            Err(error) => {
+                let why = Unknown::NoAnswer { error: chain(&error) };
+                (Reading { record: None, leads: false }, Seen::Unknown { why })
+            }
+        };
+        let watch = match record.known() {
+            Some(_) => self.vigil.watch(&reading, self.store.term(), began, clock::mono()),
+            None => self.vigil.watch_blindly(clock::mono()),
+        };
+        (record, watch)
+    }
+
+    /// `seen`, with the record as it is now and what was heard meanwhile.
+    async fn hear(&self, cluster: &ClusterName, seen: Observed, now: Timestamp) -> Observed {
+        let (record, watch) = self.read(cluster, now).await;
+        let mut reports = seen.reports;
+        let runs: Vec<&String> = seen
+            .machines
+            .known()
+            .into_iter()
+            .flatten()
+            .filter(|machine| machine.power == Power::Started)
+            .map(|machine| &machine.id)
+            .collect();
+        reports.extend(self.vigil.reports().into_iter().filter(|(machine, _)| runs.contains(&machine)));
+        Observed { record, reports, watch, ..seen }
+    }
+
     async fn recall(&self, cluster: &ClusterName, now: Timestamp) -> Result<Recalled, StoreError> {
         self.store.bring_back(cluster, self.store.recall(cluster).await?, now).await
     }
@@ -281,11 +341,13 @@ impl Look<'_> {
         Seen::at(self.now, listed)
     }
 
-    /// Asks the agent of every node that runs.
+    /// Asks the agent of every node that runs and is not listened to.
     async fn reports(&self, machines: &[Machine]) -> BTreeMap<String, Seen<NodeReport>> {
         let Some(master) = &self.observer.master else { return BTreeMap::new() };
         let key = master.of_cluster(self.cluster);
-        let running = machines.iter().filter(|machine| machine.power == Power::Started);
+        let heard = self.observer.vigil.reports();
+        let running =
+            machines.iter().filter(|machine| machine.power == Power::Started && !heard.contains_key(&machine.id));
         let asked = running.filter_map(|machine| {
             let (node, address) = machine.node_of(self.cluster).zip(machine.address)?;
             let key = &key;

@@ -54,15 +54,18 @@ impl Pace {
     /// Takes note of a turn. `chance`: 0 to 1, so that many clusters do not march in step.
     pub fn after(&mut self, turn: &Turn, chance: f64) -> Next {
         let failed = turn.failures().next().is_some();
-        let acted = !turn.plan.steps.is_empty();
-        let repeated = acted && turn.plan.steps == self.last;
-        let waits = turn.plan.holds.iter().any(|hold| hold.until.is_wait());
+        let own: Vec<Step> = turn.own().cloned().collect();
+        let acted = !own.is_empty();
+        let repeated = acted && own == self.last;
+        // Steps of leadership that are another task's are under way there.
+        let elsewhere = turn.plan.changes().count() > own.len();
+        let waits = elsewhere || turn.plan.holds.iter().any(|hold| hold.until.is_wait());
         let blind = turn.plan.holds.iter().any(|hold| matches!(hold.until, Until::Readable { .. }));
         count(&mut self.failures, failed);
         count(&mut self.repeats, repeated);
         count(&mut self.blind, blind && !acted);
         count(&mut self.waits, waits && !acted);
-        self.last.clone_from(&turn.plan.steps);
+        self.last = own;
 
         let after = if failed {
             growing(BACK_OFF, self.failures)
@@ -77,7 +80,9 @@ impl Pace {
         } else {
             SWEEP
         };
-        let look = if acted && turn.left_platform_alone() && !failed || !acted && agents_will_tell(&turn.plan.holds) {
+        let look = if acted && turn.left_platform_alone() && !failed
+            || !acted && agents_will_tell(&turn.plan.holds, elsewhere)
+        {
             Look::Reports
         } else {
             Look::Everything
@@ -102,9 +107,9 @@ fn growing((first, most): (Duration, Duration), times: u32) -> Duration {
 }
 
 /// Nothing that is waited for shows on the platform.
-fn agents_will_tell(holds: &[Hold]) -> bool {
+fn agents_will_tell(holds: &[Hold], elsewhere: bool) -> bool {
     let mut waits = holds.iter().filter(|hold| hold.until.is_wait()).peekable();
-    waits.peek().is_some()
+    (elsewhere || waits.peek().is_some())
         && waits.all(|hold| {
             matches!(
                 hold.until,
@@ -113,6 +118,17 @@ fn agents_will_tell(holds: &[Hold]) -> bool {
                     | Until::Bootstrapped { .. }
                     | Until::Streams { .. }
                     | Until::PrimaryAnswers { .. }
+                    | Until::ParametersRead { .. }
+                    | Until::Recruited { .. }
+                    | Until::Promotable { .. }
+                    | Until::LeaseOver { .. }
+                    | Until::PrimaryHeard { .. }
+                    | Until::MarkerConfirmed { .. }
+                    | Until::RuleInEffect { .. }
+                    | Until::MembersReady { .. }
+                    | Until::CaughtUp { .. }
+                    | Until::HandedOver { .. }
+                    | Until::LongLeaseOver { .. }
                     | Until::After { .. }
             )
         })
@@ -127,7 +143,7 @@ mod tests {
 
     use super::*;
     use crate::act::{ActError, Trouble};
-    use crate::turn::StepResult;
+    use crate::turn::{Part, StepResult};
 
     fn turn(steps: Vec<Step>, holds: Vec<Until>, fails: bool) -> Turn {
         let results = steps.iter().map(|step| StepResult {
@@ -142,6 +158,7 @@ mod tests {
             observed: Observed::default(),
             plan: Plan { cluster: "orders-db".parse().unwrap(), verdict: Verdict::Unknown, steps, holds },
             results,
+            part: Part::All,
         }
     }
 

@@ -5,19 +5,22 @@ use std::time::Duration;
 use flypg_core::Timestamp;
 use flypg_core::names::ClusterName;
 use flypg_core::observed::Observed;
-use flypg_core::plan::{self, Plan, Step};
-use flypg_core::spec::ClusterSpec;
+use flypg_core::plan::{self, Action, Hold, Plan, Stage, Step, Work};
+use flypg_core::spec::{ClusterSpec, Deletion};
 use futures::StreamExt;
+use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use crate::act::{ActError, Actuator, touches};
 use crate::observe::Observer;
+use crate::vigil::Vigil;
 
 /// Steps of one stage that are under way at the same time.
 const SIDE_BY_SIDE: usize = 16;
 
 /// What is to become of a cluster.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Wanted {
     /// It stands in the files.
     Kept(ClusterSpec),
@@ -40,6 +43,19 @@ impl Wanted {
         match self {
             Self::Kept(spec) => plan::plan(spec, observed, now),
             Self::Removed(spec) => plan::plan_removal(spec, observed, now),
+        }
+    }
+
+    /// The part of [`Wanted::plan`] that bears on who leads. A cluster that is being taken down needs no leader.
+    pub fn lead(&self, observed: &Observed, now: Timestamp) -> Plan {
+        match self {
+            Self::Kept(spec) => plan::leadership(spec, observed, now),
+            Self::Removed(spec) if spec.deletion == Deletion::Protect => plan::leadership(spec, observed, now),
+            Self::Removed(spec) => {
+                let mut plan = plan::plan_removal(spec, observed, now);
+                plan.steps.retain(|step| step.action.is_leadership());
+                plan
+            }
         }
     }
 
@@ -92,6 +108,40 @@ pub struct Turn {
     pub plan: Plan,
     /// In the order of the plan. Fewer than its steps if one failed: the stages behind it were not begun.
     pub results: Vec<StepResult>,
+    pub part: Part,
+}
+
+/// Which steps of a plan a turn carries out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Part {
+    #[default]
+    All,
+    /// Who leads: [`crate::lead`].
+    Leadership,
+    /// All but who leads, which is another task's.
+    Rest,
+}
+
+impl Part {
+    /// Whether a turn with this part is the one to tell of what is held: of each hold one is.
+    pub fn tells(self, work: &Work) -> bool {
+        let of_leadership =
+            matches!(work, Work::Bootstrap | Work::Failover { .. } | Work::Switchover { .. } | Work::Rule);
+        match self {
+            Part::All => true,
+            Part::Leadership => of_leadership,
+            Part::Rest => !of_leadership,
+        }
+    }
+
+    pub fn has(self, action: &Action) -> bool {
+        match self {
+            Part::All => true,
+            Part::Leadership => action.is_leadership(),
+            Part::Rest => !action.is_leadership(),
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -102,6 +152,16 @@ pub struct StepResult {
 }
 
 impl Turn {
+    /// The steps that were this turn's to carry out, and change something.
+    pub fn own(&self) -> impl Iterator<Item = &Step> {
+        self.plan.changes().filter(|step| self.part.has(&step.action))
+    }
+
+    /// The holds that are this turn's to tell of.
+    pub fn holds(&self) -> impl Iterator<Item = &Hold> {
+        self.plan.holds.iter().filter(|hold| self.part.tells(&hold.what))
+    }
+
     pub fn failures(&self) -> impl Iterator<Item = (&Step, &ActError)> {
         self.results.iter().filter_map(|done| Some((&done.step, done.result.as_ref().err()?)))
     }
@@ -112,44 +172,62 @@ impl Turn {
     }
 }
 
-/// Looks at everything, plans, and acts.
-pub async fn turn(
-    observer: &mut impl Observer,
-    actuator: &impl Actuator,
-    wanted: &Wanted,
-    clock: fn() -> Timestamp,
-    witness: &impl Witness,
-) -> Turn {
-    let at = clock();
-    let observed = observer.observe(wanted.spec(), at).await;
-    let plan = wanted.plan(&observed, at);
-    act(actuator, at, observed, plan, witness).await
+/// The one who turns: eyes, hands, and what is known between two turns.
+#[derive(Debug)]
+pub struct Hands<'a, O, A, W> {
+    pub observer: &'a mut O,
+    pub actuator: &'a A,
+    pub vigil: &'a Vigil,
+    pub clock: fn() -> Timestamp,
+    pub witness: &'a W,
+    pub part: Part,
 }
 
-/// Looks at the agents only, plans, and acts if the plan does not touch the platform: what was seen of that is too
-/// old to change it by, so such a plan is made again after a look at everything.
-pub async fn turn_on_report(
-    observer: &mut impl Observer,
-    actuator: &impl Actuator,
+/// Looks at everything, plans, and acts.
+pub async fn turn<O: Observer, A: Actuator, W: Witness>(hands: &mut Hands<'_, O, A, W>, wanted: &Wanted) -> Turn {
+    let at = (hands.clock)();
+    let observed = hands.observer.observe(wanted.spec(), at).await;
+    let plan = wanted.plan(&observed, at);
+    act(hands, wanted, at, observed, plan).await
+}
+
+/// Hears the agents only, plans, and acts if the plan does not touch the platform: what was seen of that is too old to
+/// change it by, so such a plan is made again after a look at everything.
+pub async fn turn_on_report<O: Observer, A: Actuator, W: Witness>(
+    hands: &mut Hands<'_, O, A, W>,
     wanted: &Wanted,
     seen: Observed,
-    clock: fn() -> Timestamp,
-    witness: &impl Witness,
 ) -> Turn {
-    let at = clock();
-    let observed = observer.listen(wanted.spec(), seen, at).await;
+    let at = (hands.clock)();
+    let observed = hands.observer.listen(wanted.spec(), seen, at).await;
     let plan = wanted.plan(&observed, at);
-    if plan.steps.iter().any(|step| !touches(&step.action).is_empty()) {
-        return turn(observer, actuator, wanted, clock, witness).await;
+    if plan.steps.iter().any(|step| hands.part.has(&step.action) && !touches(&step.action).is_empty()) {
+        return turn(hands, wanted).await;
     }
-    act(actuator, at, observed, plan, witness).await
+    act(hands, wanted, at, observed, plan).await
 }
 
-async fn act(actuator: &impl Actuator, at: Timestamp, observed: Observed, plan: Plan, witness: &impl Witness) -> Turn {
-    let mut turn = Turn { at, observed, plan, results: Vec::new() };
-    witness.planned(&turn);
-    let cluster = &turn.plan.cluster;
+async fn act<O: Observer, A: Actuator, W: Witness>(
+    hands: &mut Hands<'_, O, A, W>,
+    wanted: &Wanted,
+    at: Timestamp,
+    observed: Observed,
+    plan: Plan,
+) -> Turn {
+    let mut turn = Turn { at, observed, plan, results: Vec::new(), part: hands.part };
+    hands.witness.planned(&turn);
+    let (actuator, witness, part) = (hands.actuator, hands.witness, hands.part);
     for stage in turn.plan.steps.chunk_by(|a, b| a.action.stage() == b.action.stage()) {
+        // A Machine that is being proven stopped is started when that is done.
+        let is_ours = |step: &&Step| part.has(&step.action) && !is_being_proven(hands.vigil, &step.action);
+        let steps: Vec<&Step> = stage.iter().filter(is_ours).collect();
+        if steps.is_empty() {
+            continue;
+        }
+        if part == Part::Rest && !may_disturb(hands, wanted, &turn.observed, &steps).await {
+            break;
+        }
+        let cluster = &turn.plan.cluster;
         let carry_out = |step: &Step| {
             let step = step.clone();
             async move {
@@ -161,7 +239,8 @@ async fn act(actuator: &impl Actuator, at: Timestamp, observed: Observed, plan: 
                 StepResult { step, result, took }
             }
         };
-        let results: Vec<_> = futures::stream::iter(stage.iter().map(carry_out)).buffered(SIDE_BY_SIDE).collect().await;
+        let results: Vec<_> =
+            futures::stream::iter(steps.into_iter().map(carry_out)).buffered(SIDE_BY_SIDE).collect().await;
         let failed = results.iter().any(|done| done.result.is_err());
         turn.results.extend(results);
         if failed {
@@ -169,6 +248,31 @@ async fn act(actuator: &impl Actuator, at: Timestamp, observed: Observed, plan: 
         }
     }
     turn
+}
+
+fn is_being_proven(vigil: &Vigil, action: &Action) -> bool {
+    matches!(action, Action::StartMachine { machine, .. } if vigil.is_proving(machine))
+}
+
+/// Whoever decides who leads does so beside this turn, and may have chosen since the look that it was planned on what is
+/// about to be disturbed or removed. From here on it counts on none of that, or else this turn is over.
+async fn may_disturb<O: Observer, A: Actuator, W: Witness>(
+    hands: &mut Hands<'_, O, A, W>,
+    wanted: &Wanted,
+    seen: &Observed,
+    steps: &[&Step],
+) -> bool {
+    if !steps.iter().any(|step| matches!(step.action.stage(), Stage::Disturb | Stage::Remove)) {
+        return true;
+    }
+    let going: Vec<&str> = steps
+        .iter()
+        .filter_map(|step| match &step.action {
+            Action::StopMachine { machine, .. } | Action::DestroyMachine { machine, .. } => Some(machine.as_str()),
+            _ => None,
+        })
+        .collect();
+    hands.vigil.go(&going, hands.observer.is_current(wanted.spec(), seen)).await
 }
 
 #[cfg(test)]

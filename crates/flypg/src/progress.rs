@@ -6,10 +6,10 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use flypg_controller::act::ActError;
-use flypg_controller::turn::{Turn, Witness};
-use flypg_controller::words::chain;
+use flypg_controller::turn::{Part, Turn, Witness};
+use flypg_controller::words::{chain, gist};
 use flypg_core::names::ClusterName;
-use flypg_core::plan::Step;
+use flypg_core::plan::{Action, Step};
 use flypg_core::render;
 
 use crate::terminal::Terminal;
@@ -29,8 +29,10 @@ pub(crate) struct Progress {
 struct Shown {
     /// There is a line to be written over.
     live: bool,
-    /// What each cluster waits for now.
-    waits: BTreeMap<ClusterName, Vec<String>>,
+    /// What each cluster waits for now, as those who turn for it say.
+    waits: BTreeMap<ClusterName, BTreeMap<Part, Vec<String>>>,
+    /// By step, in words: how it failed when it was last tried.
+    failed: BTreeMap<String, String>,
     /// What was told once already, without its figures, where lines cannot be written over.
     told: BTreeSet<String>,
 }
@@ -61,6 +63,18 @@ impl Progress {
         self.wipe(&mut self.shown.lock().unwrap_or_else(PoisonError::into_inner));
     }
 
+    /// Whether this is another outcome than the step had when it was last tried.
+    fn is_news(&self, step: &str, result: &Result<(), ActError>) -> bool {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        match result {
+            Ok(()) => shown.failed.remove(step).is_some(),
+            Err(error) => {
+                let error = gist(&chain(error));
+                shown.failed.insert(step.to_owned(), error.clone()) != Some(error)
+            }
+        }
+    }
+
     fn whose(&self, cluster: &ClusterName) -> String {
         if self.several { format!("{cluster}: ") } else { String::new() }
     }
@@ -72,7 +86,7 @@ impl Progress {
     }
 
     fn rewrite(&self, shown: &mut Shown) {
-        let text: Vec<&str> = shown.waits.values().flatten().map(String::as_str).collect();
+        let text: Vec<&str> = shown.waits.values().flat_map(BTreeMap::values).flatten().map(String::as_str).collect();
         if !self.terminal.live || text.is_empty() {
             return;
         }
@@ -99,7 +113,7 @@ fn without_figures(text: &str) -> String {
 impl Witness for Progress {
     fn planned(&self, turn: &Turn) {
         let cluster = &turn.plan.cluster;
-        let waits = turn.plan.holds.iter().filter(|hold| hold.until.is_wait()).map(render::hold);
+        let waits = turn.holds().filter(|hold| hold.until.is_wait()).map(render::hold);
         let waits: Vec<String> = waits.collect();
         let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
         self.wipe(&mut shown);
@@ -110,12 +124,16 @@ impl Witness for Progress {
                 }
             }
         }
-        shown.waits.insert(cluster.clone(), waits);
+        shown.waits.entry(cluster.clone()).or_default().insert(turn.part, waits);
         self.rewrite(&mut shown);
     }
 
     fn ended(&self, cluster: &ClusterName, step: &Step, result: &Result<(), ActError>, took: Duration) {
         let what = render::step(step);
+        let is_news = self.is_news(&format!("{cluster} {what}"), result);
+        if !is_news && (result.is_err() || matches!(step.action, Action::Renew { .. })) {
+            return;
+        }
         let took = self.terminal.dim(&format!("({:.1}s)", took.as_secs_f64()));
         match result {
             Ok(()) => self.line(cluster, &format!("{what} {took}")),

@@ -2,23 +2,27 @@
 
 use std::env;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flypg_controller::act::LiveActuator;
 use flypg_controller::agent::{AgentClient, Route};
 use flypg_controller::observe::{LiveObserver, PATIENCE};
-use flypg_controller::store::{Store, load_master_key, load_or_create_master_key};
+use flypg_controller::store::{Home, Store, load_master_key, load_or_create_master_key};
 use flypg_core::Timestamp;
 use flypg_core::keys::Key;
 use flypg_machines::{Client, ClientConfig, Limits, PUBLIC_API};
 use jiff::SignedDuration;
 use reqwest::Url;
 
-use crate::cli::{AgentRoute, Global};
+use crate::cli::{AgentRoute, Global, PlatformProof};
 use crate::error::CliError;
 
 /// An emulator on this computer lets any token in.
 const LOCAL_TOKEN: &str = "flypg-local";
+
+/// The same API from inside Fly's private network.
+const INTERNAL_API: &str = "http://_api.internal:4280";
 
 /// How long a call is repeated while somebody looks at a prompt. One answer may take longer than that.
 const IMPATIENCE: Duration = Duration::from_secs(2);
@@ -29,6 +33,8 @@ pub(crate) struct Settings {
     pub(crate) state: PathBuf,
     settle: Duration,
     route: Route,
+    proof: PlatformProof,
+    adopt: bool,
 }
 
 impl Settings {
@@ -38,7 +44,8 @@ impl Settings {
             AgentRoute::Exec => Route::Exec,
             AgentRoute::Auto => Route::Auto,
         };
-        Ok(Self { api: api(global), state: state(global)?, settle: global.settle, route })
+        let (proof, adopt) = (global.platform_proof, global.adopt_state);
+        Ok(Self { api: api(global), state: state(global)?, settle: global.settle, route, proof, adopt })
     }
 
     /// # Errors
@@ -84,12 +91,31 @@ impl Settings {
         Ok(load_or_create_master_key(&self.state)?)
     }
 
+    /// The store with the right to decide and grant, bound to this computer.
+    ///
+    /// # Errors
+    /// If it belongs to another computer, or cannot be written.
+    pub(crate) async fn lead(&self, store: &Store) -> Result<Store, CliError> {
+        let home = Home::here(variable("FLY_MACHINE_ID").as_deref());
+        Ok(store.lead(&home, self.adopt).await?)
+    }
+
+    /// Whether the platform's word that a Machine has stopped is believed: what the public API's events mean is not
+    /// verified.
+    pub(crate) fn believes_platform(&self) -> bool {
+        match self.proof {
+            PlatformProof::On => true,
+            PlatformProof::Off => false,
+            PlatformProof::Auto => !same_api(&self.api, PUBLIC_API) && !same_api(&self.api, INTERNAL_API),
+        }
+    }
+
     /// Eyes for a loop.
     pub(crate) fn observer(&self, fly: Client, store: Store, master: Option<Key>) -> Result<LiveObserver, CliError> {
         let agents = AgentClient::new().map_err(|source| CliError::Agents { source })?;
         let agents = agents.with_route(self.route, fly.clone());
         let settle = SignedDuration::try_from(self.settle).unwrap_or(SignedDuration::MAX);
-        Ok(LiveObserver { fly, agents, store, master, patience: PATIENCE, settle })
+        Ok(LiveObserver { fly, agents, store, master, patience: PATIENCE, settle, vigil: Arc::default() })
     }
 
     /// Eyes for one look, while somebody waits at a prompt.
@@ -108,6 +134,7 @@ pub(crate) fn actuator(observer: &LiveObserver) -> LiveActuator {
         master: observer.master.clone(),
         clock: Timestamp::now,
         secrets_versions: Default::default(),
+        vigil: Arc::clone(&observer.vigil),
     }
 }
 
@@ -137,6 +164,11 @@ fn api(global: &Global) -> String {
     }
 }
 
+fn same_api(one: &str, other: &str) -> bool {
+    let host = |url: &str| Url::parse(url).ok().and_then(|url| url.host_str().map(str::to_owned));
+    host(one).is_some() && host(one) == host(other)
+}
+
 fn is_local(api: &str) -> bool {
     let Ok(url) = Url::parse(api) else { return false };
     let Some(host) = url.host_str() else { return false };
@@ -156,6 +188,26 @@ fn state(global: &Global) -> Result<PathBuf, CliError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_public_api_is_not_believed_about_stopped_machines_by_itself() {
+        let believes = |api: &str, proof| {
+            let settings = Settings {
+                api: api.to_owned(),
+                state: PathBuf::new(),
+                settle: Duration::ZERO,
+                route: Route::Direct,
+                proof,
+                adopt: false,
+            };
+            settings.believes_platform()
+        };
+        for api in ["https://api.machines.dev", "https://api.machines.dev/", "http://_api.internal:4280"] {
+            assert!(!believes(api, PlatformProof::Auto) && believes(api, PlatformProof::On), "{api}");
+        }
+        assert!(believes("http://127.0.0.1:4280", PlatformProof::Auto));
+        assert!(!believes("http://127.0.0.1:4280", PlatformProof::Off));
+    }
 
     #[test]
     fn only_this_computer_is_local() {

@@ -6,6 +6,7 @@ mod lock;
 mod master_key;
 mod notes;
 mod records;
+mod term;
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
@@ -13,16 +14,18 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use flypg_core::ledger::Caller;
 use rusqlite::{Connection, OpenFlags};
 
 pub use clusters::KnownSpec;
 pub use lock::{Holder, LockError, StateLock, holder};
 pub use master_key::{MasterKeyError, load_master_key, load_or_create_master_key};
 pub use notes::{Doubt, Known, Recalled, Thing};
-pub use records::{Records, Swap};
+pub use records::{Reading, Records, Swap};
+pub use term::{Home, Term};
 
 /// Version of the tables below; in `PRAGMA user_version`.
-const VERSION: i64 = 1;
+const VERSION: i64 = 2;
 /// How long a statement waits for another process: a status beside a running controller.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -66,12 +69,27 @@ CREATE TABLE condition (
     since   TEXT NOT NULL,
     PRIMARY KEY (cluster, kind)
 ) STRICT;
--- One row: which start of the controller this is. Agents will refuse a lower one.
-CREATE TABLE generation (
-    only    INTEGER PRIMARY KEY CHECK (only = 1),
-    number  INTEGER NOT NULL,
-    machine TEXT
+";
+
+/// What version 2 adds. A record of version 1 says less than a failover must know, and is dropped: the nodes still say who
+/// leads, and from that it is written anew.
+const SECOND: &str = "
+-- One row: the controller that may decide and grant. `home`: the computer that the store is bound to.
+CREATE TABLE leader (
+    only       INTEGER PRIMARY KEY CHECK (only = 1),
+    id         TEXT NOT NULL,
+    generation INTEGER NOT NULL,
+    boot       TEXT NOT NULL,
+    home       TEXT
 ) STRICT;
+-- The last position that the primary of a reign was known to have.
+CREATE TABLE position (
+    cluster TEXT PRIMARY KEY,
+    reign   INTEGER NOT NULL,
+    lsn     TEXT NOT NULL
+) STRICT;
+UPDATE decree SET revision = revision + 1, decree = NULL;
+DROP TABLE IF EXISTS generation;
 ";
 
 #[derive(Debug, thiserror::Error)]
@@ -97,6 +115,10 @@ pub enum StoreError {
     },
     #[error("the controller's database has version {found}; this flypg knows versions up to {VERSION}")]
     Newer { found: i64 },
+    #[error("the controller's database has version {found}, and is to be brought to {VERSION} before it can be read")]
+    Older { found: i64 },
+    #[error("the controller's database is bound to {bound}, and this is {here}")]
+    Bound { bound: String, here: String },
     #[error("the controller's database holds {what} that cannot be read")]
     Unreadable {
         what: &'static str,
@@ -111,6 +133,22 @@ pub enum StoreError {
 }
 
 impl StoreError {
+    /// Whether what was to be written may be on disk all the same: then reading it again tells.
+    pub fn may_have_happened(&self) -> bool {
+        use rusqlite::ErrorCode as Code;
+        match self {
+            // A commit that the disk did not confirm; every other failure came before it, or rolled it back.
+            Self::Database { source, .. } => source.sqlite_error_code() == Some(Code::SystemIoFailure),
+            Self::Ended { .. } => true,
+            Self::File { .. }
+            | Self::Open { .. }
+            | Self::Newer { .. }
+            | Self::Older { .. }
+            | Self::Bound { .. }
+            | Self::Unreadable { .. } => false,
+        }
+    }
+
     /// What a person can do about it.
     pub fn suggestion(&self) -> Option<&'static str> {
         use rusqlite::ErrorCode as Code;
@@ -118,6 +156,12 @@ impl StoreError {
             Self::File { .. } => return Some("give a directory that can be read and written with --state"),
             Self::Newer { .. } => return Some("use the flypg that wrote it, or a newer one"),
             Self::Open { source, .. } | Self::Database { source, .. } => source,
+            Self::Older { .. } => return Some("start `flypg controller`, or run `flypg reconcile`, once"),
+            Self::Bound { .. } => {
+                return Some(
+                    "it is a copy: let the original go on, or, if that is gone for good, take this one with --adopt-state",
+                );
+            }
             Self::Unreadable { .. } | Self::Ended { .. } => return None,
         };
         Some(match source.sqlite_error_code()? {
@@ -141,6 +185,7 @@ pub struct Store {
     db: Arc<Mutex<Connection>>,
     /// A reader takes no notes: what it is asked to remember it forgets.
     writes: bool,
+    term: Option<Term>,
 }
 
 impl Store {
@@ -181,7 +226,9 @@ impl Store {
         match setup().map_err(open_error(&path))? {
             (_, 0) => Ok(Self { writes: false, ..Self::in_memory()? }),
             (_, found) if found > VERSION => Err(StoreError::Newer { found }),
-            (db, _) => Ok(Self { db: Arc::new(Mutex::new(db)), writes: false }),
+            // What is in an older one is not to be read as it stands, and a reader changes nothing.
+            (_, found) if found < VERSION => Err(StoreError::Older { found }),
+            (db, _) => Ok(Self { db: Arc::new(Mutex::new(db)), writes: false, term: None }),
         }
     }
 
@@ -204,6 +251,9 @@ impl Store {
             let found: i64 = change.pragma_query_value(None, "user_version", |row| row.get(0))?;
             if found == 0 {
                 change.execute_batch(TABLES)?;
+            }
+            if found < 2 {
+                change.execute_batch(SECOND)?;
                 change.pragma_update(None, "user_version", VERSION)?;
             }
             change.commit()?;
@@ -213,24 +263,11 @@ impl Store {
         if found > VERSION {
             return Err(StoreError::Newer { found });
         }
-        Ok(Self { db: Arc::new(Mutex::new(db)), writes: true })
+        Ok(Self { db: Arc::new(Mutex::new(db)), writes: true, term: None })
     }
 
-    /// Counts this start of the controller, durably, and says which one it is. Only who holds the [`StateLock`] calls
-    /// this.
-    ///
-    /// # Errors
-    /// See [`StoreError`].
-    pub async fn next_generation(&self) -> Result<i64, StoreError> {
-        self.run("written", |db| {
-            db.query_row(
-                "INSERT INTO generation (only, number) VALUES (1, 1)
-                 ON CONFLICT (only) DO UPDATE SET number = number + 1 RETURNING number",
-                [],
-                |row| row.get(0),
-            )
-        })
-        .await
+    fn caller(&self) -> Option<Caller> {
+        self.term.as_ref().map(|term| term.caller.clone())
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Connection> {

@@ -1,10 +1,9 @@
 use flypg_core::Timestamp;
-use flypg_core::decree::Decree;
 use flypg_core::names::ClusterName;
 use flypg_core::plan::Subject;
 use rusqlite::{Connection, TransactionBehavior, params};
 
-use super::{Store, StoreError, malformed, records};
+use super::{Store, StoreError, malformed};
 
 /// Something of a cluster that is known to have existed, so that a list without it does not count as proof.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -40,7 +39,6 @@ pub struct Doubt {
 /// What is remembered about one cluster.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Recalled {
-    pub record: Option<Decree>,
     pub known: Vec<Known>,
     pub doubts: Vec<Doubt>,
 }
@@ -54,11 +52,7 @@ impl Store {
         let cluster = cluster.to_string();
         self.run("read", move |db| {
             let read = db.transaction()?;
-            Ok(Recalled {
-                record: records::decree(&read, &cluster)?,
-                known: known(&read, &cluster)?,
-                doubts: doubts(&read, &cluster)?,
-            })
+            Ok(Recalled { known: known(&read, &cluster)?, doubts: doubts(&read, &cluster)? })
         })
         .await
     }
@@ -107,7 +101,7 @@ impl Store {
         recalled: Recalled,
         now: Timestamp,
     ) -> Result<Recalled, StoreError> {
-        let Recalled { record, mut known, mut doubts } = recalled;
+        let Recalled { mut known, mut doubts } = recalled;
         let ahead =
             known.iter_mut().map(|known| &mut known.since).chain(doubts.iter_mut().map(|doubt| &mut doubt.since));
         let ahead: Vec<&mut Timestamp> = ahead.filter(|since| **since > now).collect();
@@ -118,7 +112,7 @@ impl Store {
                 self.run("written", move |db| date(db, &cluster, &known, &doubts)).await?;
             }
         }
-        Ok(Recalled { record, known, doubts })
+        Ok(Recalled { known, doubts })
     }
 
     /// Notes, before a call, that it may change `doubt.subject`; or, after it, that nobody knows whether it did.

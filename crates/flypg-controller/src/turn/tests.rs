@@ -7,6 +7,7 @@ use flypg_core::plan::{Action, Stage, Until};
 use super::*;
 use crate::act::Trouble;
 use crate::keeper::Keeper;
+use crate::vigil::Scene;
 
 /// A world that does what it is told, until it is told not to.
 #[derive(Clone)]
@@ -65,6 +66,14 @@ impl Observer for World {
             Observed { reports: inner.observed.reports.clone(), record: inner.observed.record.clone(), ..seen }
         })
     }
+
+    async fn lead(&mut self, _: &ClusterSpec, _: Timestamp) -> Scene {
+        self.with(|inner| Scene { observed: inner.observed.clone(), goings: 0 })
+    }
+
+    async fn is_current(&mut self, _: &ClusterSpec, seen: &Observed) -> bool {
+        self.with(|inner| seen.record == inner.observed.record)
+    }
 }
 
 impl Actuator for World {
@@ -88,6 +97,17 @@ fn clock() -> Timestamp {
     Timestamp::UNIX_EPOCH
 }
 
+/// One turn of everything, or of the part that is not about who leads.
+async fn one(world: &World, wanted: &Wanted, part: Part, seen: Option<Observed>) -> Turn {
+    let mut observer = world.clone();
+    let vigil = Vigil::default();
+    let mut hands = Hands { observer: &mut observer, actuator: world, vigil: &vigil, clock, witness: &(), part };
+    match seen {
+        Some(seen) => turn_on_report(&mut hands, wanted, seen).await,
+        None => turn(&mut hands, wanted).await,
+    }
+}
+
 fn wanted() -> Wanted {
     let mut spec = crate::tests::spec("orders-db");
     spec.primary.nodes = 3;
@@ -95,9 +115,8 @@ fn wanted() -> Wanted {
 }
 
 async fn until_idle(world: &World, wanted: &Wanted, turns: usize) -> Turn {
-    let mut observer = world.clone();
     for _ in 0..turns {
-        let turn = turn(&mut observer, world, wanted, clock, &()).await;
+        let turn = one(world, wanted, Part::All, None).await;
         if turn.plan.steps.is_empty() {
             return turn;
         }
@@ -120,8 +139,7 @@ async fn a_failed_stage_is_the_last_of_its_turn() {
         Action::CreateVolume { node, .. } if node.ordinal == 2 => Fault::NotDone,
         _ => Fault::None,
     });
-    let mut observer = world.clone();
-    let turn = turn(&mut observer, &world, &wanted(), clock, &()).await;
+    let turn = one(&world, &wanted(), Part::All, None).await;
     let failed: Vec<_> = turn.failures().map(|(step, _)| step.action.stage()).collect();
     assert_eq!(failed, [Stage::Furnish]);
     assert!(turn.results.iter().all(|done| done.step.action.stage() <= Stage::Furnish));
@@ -160,10 +178,9 @@ async fn a_controller_that_dies_after_any_act_leaves_nothing_twice() {
 async fn a_report_does_not_change_the_platform_by_an_old_look() {
     let world = World::empty();
     let idle = until_idle(&world, &wanted(), 30).await;
-    let mut observer = world.clone();
     let (looks, reports) = world.with(|inner| (inner.looks, inner.reports));
 
-    let again = turn_on_report(&mut observer, &world, &wanted(), idle.observed.clone(), clock, &()).await;
+    let again = one(&world, &wanted(), Part::All, Some(idle.observed.clone())).await;
     assert_eq!(again.plan.steps, []);
     assert_eq!(world.with(|inner| (inner.looks - looks, inner.reports - reports)), (0, 1));
 
@@ -175,7 +192,7 @@ async fn a_report_does_not_change_the_platform_by_an_old_look() {
         volume.attached_to.take_if(|machine| *machine == lost.id);
     }
     let done = world.with(|inner| inner.done.len());
-    turn_on_report(&mut observer, &world, &wanted(), old, clock, &()).await;
+    one(&world, &wanted(), Part::All, Some(old)).await;
     let made =
         world.with(|inner| inner.done[done..].iter().any(|action| matches!(action, Action::CreateMachine { .. })));
     assert!(!made, "a Machine was made on hearsay");
@@ -200,4 +217,67 @@ async fn a_keeper_gets_there_and_then_rests() {
     }
     assert_eq!(count(&world), (3, 3));
     assert!(keeper.stuck().is_none());
+}
+
+#[tokio::test]
+async fn who_leads_is_left_to_who_leads() {
+    let world = World::empty();
+    let mut leads = world.clone();
+    for _ in 0..60 {
+        let rest = one(&world, &wanted(), Part::Rest, None).await;
+        assert!(rest.results.iter().all(|done| !done.step.action.is_leadership()));
+        let scene = leads.lead(wanted().spec(), clock()).await;
+        let plan = wanted().lead(&scene.observed, clock());
+        assert!(plan.steps.iter().all(|step| step.action.is_leadership()));
+        if rest.plan.changes().next().is_none() && plan.changes().next().is_none() {
+            assert_eq!(count(&world), (3, 3));
+            return;
+        }
+        for step in plan.steps {
+            world.act(&step.action).await.unwrap();
+        }
+    }
+    panic!("the two do not come to an end together");
+}
+
+#[tokio::test]
+async fn nothing_is_removed_by_a_record_that_has_changed_since() {
+    let world = World::empty();
+    until_idle(&world, &wanted(), 30).await;
+    let Wanted::Kept(mut spec) = wanted() else { unreachable!() };
+    spec.primary.nodes = 2;
+    spec.deletion = flypg_core::spec::Deletion::Delete;
+    let fewer = Wanted::Kept(spec);
+
+    // Who decides does so between the look and the removal.
+    struct Deciding(World, usize);
+    impl Observer for Deciding {
+        async fn observe(&mut self, spec: &ClusterSpec, now: Timestamp) -> Observed {
+            self.0.observe(spec, now).await
+        }
+        async fn listen(&mut self, spec: &ClusterSpec, seen: Observed, now: Timestamp) -> Observed {
+            self.0.listen(spec, seen, now).await
+        }
+        async fn lead(&mut self, spec: &ClusterSpec, now: Timestamp) -> Scene {
+            self.0.lead(spec, now).await
+        }
+        async fn is_current(&mut self, _: &ClusterSpec, _: &Observed) -> bool {
+            self.1 += 1;
+            false
+        }
+    }
+    let mut observer = Deciding(world.clone(), 0);
+    let vigil = Vigil::default();
+    for _ in 0..8 {
+        let mut hands =
+            Hands { observer: &mut observer, actuator: &world, vigil: &vigil, clock, witness: &(), part: Part::Rest };
+        let rest = turn(&mut hands, &fewer).await;
+        assert!(rest.results.iter().all(|done| done.step.action.stage() < Stage::Disturb), "{:?}", rest.results);
+        let plan = fewer.lead(&rest.observed, clock());
+        for step in plan.steps {
+            world.act(&step.action).await.unwrap();
+        }
+    }
+    assert!(observer.1 > 0, "a removal was planned");
+    assert_eq!(count(&world), (3, 3));
 }

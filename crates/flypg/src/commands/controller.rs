@@ -7,6 +7,7 @@ use flypg_controller::http::{Shown, serve};
 use flypg_controller::metrics::Metrics;
 use flypg_controller::source::Watch;
 use flypg_controller::store::{Holder, StateLock, Store};
+use flypg_controller::vigil::Vigils;
 use flypg_core::Timestamp;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -40,11 +41,13 @@ async fn stay(args: &cli::Controller, settings: &Settings, terminal: &Terminal) 
     let store = Store::open(&settings.state)?;
     store.resume(Timestamp::now()).await?;
     let master = settings.master_or_new(&store).await?;
-    let generation = store.next_generation().await?;
+    let store = settings.lead(&store).await?;
+    let generation = store.term().map(|term| term.caller.generation);
     let observer = settings.observer(client, store.clone(), Some(master.clone()))?;
     let metrics = Metrics::new()
         .map_err(|source| CliError::Failed { what: "the metrics cannot be set up", source: source.into() })?;
     let (board, metrics) = (Arc::new(Board::default()), Arc::new(metrics));
+    let vigils = Arc::new(Vigils::new(settings.believes_platform()));
     let controller = Controller {
         actuator: actuator(&observer),
         observer,
@@ -53,6 +56,7 @@ async fn stay(args: &cli::Controller, settings: &Settings, terminal: &Terminal) 
         journals: settings.state.join("journal"),
         gone_after: GONE_AFTER,
         board: Arc::clone(&board),
+        vigils: Arc::clone(&vigils),
         metrics: Arc::clone(&metrics),
     };
 

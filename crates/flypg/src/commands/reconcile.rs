@@ -1,15 +1,16 @@
 use std::fmt::Write;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use flypg_controller::act::{ActError, LiveActuator};
 use flypg_controller::journal::Journal;
 use flypg_controller::keeper::Keeper;
-use flypg_controller::listen::Ears;
+use flypg_controller::lead::Heart;
 use flypg_controller::observe::{LiveObserver, Observer};
 use flypg_controller::source::Wishes;
 use flypg_controller::store::{Holder, StateLock, Store};
 use flypg_controller::turn::{Turn, Wanted};
+use flypg_controller::vigil::Vigils;
 use flypg_controller::words::chain;
 use flypg_core::Timestamp;
 use flypg_core::names::ClusterName;
@@ -57,7 +58,7 @@ async fn dry_run(
     let wanted = wishes.wanted(&store.specs().await?);
     let observer = settings.impatient_observer(store, settings.master()?)?;
     let looks = wanted.into_values().map(|wanted| {
-        let mut observer = observer.clone();
+        let mut observer = observer.of(Arc::default());
         async move {
             let now = Timestamp::now();
             let observed = observer.observe(wanted.spec(), now).await;
@@ -111,6 +112,7 @@ async fn reconcile(
     let store = Store::open(&settings.state)?;
     store.resume(Timestamp::now()).await?;
     let master = settings.master_or_new(&store).await?;
+    let store = settings.lead(&store).await?;
     store.note_specs(wishes.clusters.clone()).await?;
     let wanted = wishes.wanted(&store.specs().await?);
 
@@ -122,14 +124,23 @@ async fn reconcile(
         Some(None) => None,
         Some(Some(wait)) => Some(Instant::now() + wait),
     };
+    let vigils = Vigils::new(settings.believes_platform());
     let keepers = wanted.into_iter().map(|(cluster, wanted)| {
-        let ears = Ears::new(observer.agents.clone(), &master, &cluster);
+        let observer = observer.of(vigils.of(&cluster));
         let journal = Journal::open(&settings.state.join("journal"), &cluster)
             .inspect_err(|error| tracing::warn!(error = chain(error), "turns are not written down"));
-        let mut keeper =
-            Keeper::new(wanted, observer.clone(), actuator(&observer), Arc::clone(&progress), Timestamp::now)
-                .with_ears(ears);
-        if let Ok(journal) = journal {
+        let journal = journal.ok().map(|journal| Arc::new(Mutex::new(journal)));
+        let heart = Heart::start(
+            wanted.clone(),
+            observer.clone(),
+            actuator(&observer),
+            &master,
+            Arc::clone(&progress),
+            journal.clone(),
+        );
+        let hands = actuator(&observer);
+        let mut keeper = Keeper::new(wanted, observer, hands, Arc::clone(&progress), Timestamp::now).with_heart(heart);
+        if let Some(journal) = journal {
             keeper = keeper.with_journal(journal);
         }
         keep(cluster, keeper, deadline, &store, &progress)
@@ -182,7 +193,7 @@ async fn keep(
         let refused = |error: &ActError| matches!(error, ActError::Refused(_)) && !error.is_passing();
         refusals = if turn.failures().any(|(_, error)| refused(error)) { refusals + 1 } else { 0 };
         let waits = turn.plan.holds.iter().any(|hold| hold.until.is_wait());
-        if turn.plan.steps.is_empty() && !waits {
+        if turn.plan.changes().next().is_none() && !waits {
             break end_of(&keeper.wanted, turn);
         }
         // Only waiting has a limit: what can be done at once is done.

@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::time::Duration;
 
 use flypg_controller::observe::{LiveObserver, Observer};
@@ -73,7 +74,8 @@ pub(crate) struct Look {
 /// How each cluster is now.
 pub(crate) async fn look(observer: &LiveObserver, known: &[KnownSpec]) -> Result<Vec<Look>, CliError> {
     let looks = known.iter().map(|known| {
-        let mut observer = observer.clone();
+        // What is known of one cluster says nothing of another.
+        let mut observer = observer.of(Arc::default());
         async move {
             let wanted = Wanted::Kept(known.spec.clone());
             let now = Timestamp::now();
