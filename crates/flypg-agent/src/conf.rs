@@ -7,7 +7,7 @@ use std::time::SystemTime;
 
 use flypg_core::ledger::{Ledger, LedgerRole};
 use flypg_core::node::SettingsSeen;
-use flypg_core::protocol::ports;
+use flypg_core::protocol::{Task, ports};
 use flypg_core::settings::{self, Ownership, derive, effective_for_standby, layered, owned, refused};
 
 use crate::account::command;
@@ -48,7 +48,12 @@ pub struct Conf {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Inputs {
     parameters: BTreeMap<String, String>,
+    /// It starts as a standby, so it may not have less of some things than its primary had.
     standby: bool,
+    /// It has an upstream.
+    follows: bool,
+    /// The value of `synchronous_standby_names`.
+    waits_for: String,
     disk_mb: Option<u64>,
 }
 
@@ -63,7 +68,7 @@ pub enum ConfError {
 impl Conf {
     /// How the files compare with what `ledger` asks for. A superuser's `ALTER SYSTEM` counts as a difference.
     pub fn seen(&self, config: &Config, ledger: &Ledger, disk_mb: Option<u64>) -> SettingsSeen {
-        let inputs = inputs(ledger, disk_mb);
+        let inputs = inputs(ledger, disk_mb, self.inputs());
         let Some((from, text)) = &self.wanted else { return SettingsSeen::Stale };
         let raised_before = self.raised.is_some() && self.raised != control_changed(config);
         if *from != inputs || self.written.as_ref() != Some(text) || altered_by_system(config) || raised_before {
@@ -77,7 +82,7 @@ impl Conf {
 
     /// Brings the files up to date, leaving out what Postgres refuses.
     pub async fn write(&mut self, config: &Config, ledger: &Ledger, disk_mb: Option<u64>) -> Result<(), ConfError> {
-        let inputs = inputs(ledger, disk_mb);
+        let inputs = inputs(ledger, disk_mb, self.inputs());
         if self.judged.as_ref() != Some(&inputs.parameters) {
             self.judged = Some(inputs.parameters.clone());
             self.rejected = libraries::missing(config, &inputs.parameters);
@@ -114,7 +119,7 @@ impl Conf {
 
     /// Derived settings and ours.
     async fn base(&self, config: &Config, inputs: &Inputs) -> Base {
-        let conninfo = inputs.standby.then(|| conninfo(config));
+        let conninfo = inputs.follows.then(|| conninfo(config, Purpose::Stream));
         let of = Ownership {
             cluster: &config.cluster,
             node: &config.node,
@@ -122,6 +127,7 @@ impl Conf {
             disk_mb: inputs.disk_mb,
             socket_directory: &config.paths.socket.display().to_string(),
             primary_conninfo: conninfo.as_deref(),
+            synchronous_standby_names: &inputs.waits_for,
         };
         let limits = match inputs.standby {
             true => control_data(config).await.map(|control| control.limits).unwrap_or_default(),
@@ -206,6 +212,20 @@ impl Conf {
         }
     }
 
+    fn inputs(&self) -> Option<&Inputs> {
+        self.wanted.as_ref().map(|(inputs, _)| inputs)
+    }
+
+    /// What Postgres shows to be in force, after it has read the files. Somebody else may have changed them, and told it
+    /// to read them.
+    pub fn check(&mut self, waits_for: &str) {
+        let loaded = self.loaded.is_some() && self.loaded == self.written;
+        if loaded && self.inputs().is_some_and(|inputs| inputs.waits_for != waits_for) {
+            tracing::warn!(waits_for, "somebody else wrote Postgres' configuration; it is put right");
+            (self.written, self.loaded) = (None, None);
+        }
+    }
+
     /// The parameters of the person that are written, without the rejected ones.
     pub fn accepted(&self) -> BTreeMap<String, String> {
         let Some((inputs, _)) = &self.wanted else { return BTreeMap::new() };
@@ -235,22 +255,59 @@ fn control_changed(config: &Config) -> Option<SystemTime> {
     std::fs::metadata(config.paths.pgdata.join("global/pg_control")).and_then(|m| m.modified()).ok()
 }
 
-fn inputs(ledger: &Ledger, disk_mb: Option<u64>) -> Inputs {
-    Inputs {
-        parameters: ledger.assignment.as_ref().map(|told| told.parameters.clone()).unwrap_or_default(),
-        standby: matches!(ledger.role, LedgerRole::Replica { .. }),
-        disk_mb,
-    }
+/// A standby that nobody is called: a primary that was not told whom to wait for acknowledges nothing.
+const NOBODY: &str = r#"ANY 1 ("flypg_nobody")"#;
+
+fn inputs(ledger: &Ledger, disk_mb: Option<u64>, before: Option<&Inputs>) -> Inputs {
+    let told = ledger.assignment.as_ref();
+    let waits_for = || match told.map(|told| &told.task) {
+        Some(Task::Bootstrap { .. }) => String::new(),
+        // Emptied it would let everybody go who waits (protocol, experiment E3).
+        task => task.and_then(Task::terms).map(|terms| terms.rule.synchronous_standby_names()).unwrap_or_else(|| {
+            before.map(|before| before.waits_for.clone()).filter(|names| !names.is_empty()).unwrap_or(NOBODY.to_owned())
+        }),
+    };
+    let (standby, follows, waits_for) = match &ledger.role {
+        LedgerRole::Primary { .. } => (false, false, waits_for()),
+        // Before it is promoted: the first commit waits already.
+        LedgerRole::Promoting { .. } => (true, false, waits_for()),
+        LedgerRole::Replica { .. } => (true, true, String::new()),
+        LedgerRole::Recruited { .. } | LedgerRole::Rejoining { .. } => (true, false, String::new()),
+        LedgerRole::Blank
+        | LedgerRole::Initialising { .. }
+        | LedgerRole::Cloning { .. }
+        | LedgerRole::Relinquished { .. } => (false, false, NOBODY.to_owned()),
+    };
+    let parameters = told.map(|told| told.parameters.clone()).unwrap_or_default();
+    Inputs { parameters, standby, follows, waits_for, disk_mb }
 }
 
-/// How this node's Postgres reaches its upstream: through the agent, which knows the address and may cut it.
-pub fn conninfo(config: &Config) -> String {
+/// What somebody connects to the upstream for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Purpose {
+    Stream,
+    Clone,
+    Rewind,
+    Ask,
+}
+
+/// How this node reaches its upstream: through the agent, which knows the address and may cut it.
+///
+/// Only its Postgres comes under the name by which a primary waits for it: what a clone has flushed is not part of what
+/// this node would be recruited with.
+pub fn conninfo(config: &Config, purpose: Purpose) -> String {
+    let name = match purpose {
+        Purpose::Stream => config.node.slot(),
+        Purpose::Clone => format!("clone of {}", config.node),
+        Purpose::Rewind => format!("rewind of {}", config.node),
+        Purpose::Ask => format!("agent of {}", config.node),
+    };
     format!(
         "host={} port={} user=flypg_replication passfile={} application_name={} sslmode=disable",
         quoted(&config.paths.upstream.display().to_string()),
         ports::REPLICATION,
         quoted(&config.paths.passfile.display().to_string()),
-        config.node.slot(),
+        quoted(&name),
     )
 }
 

@@ -49,6 +49,8 @@ pub struct Paths {
     pub pgdata: PathBuf,
     /// A data directory in the making, and its mark.
     pub making: PathBuf,
+    /// There while `pg_rewind` may be changing the data directory.
+    pub rewinding: PathBuf,
     pub ledger: PathBuf,
     /// Runtime files: nothing here outlives the Machine.
     pub run: PathBuf,
@@ -148,6 +150,7 @@ impl Paths {
         Ok(Self {
             pgdata: volume.join("pgdata"),
             making: volume.join("making"),
+            rewinding: volume.join("rewinding"),
             ledger: volume.join("ledger"),
             passfile: run.join("pgpass"),
             volume,

@@ -7,7 +7,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use flypg_core::decree::SystemId;
+use flypg_core::names::NodeName;
 use flypg_core::node::{DataDir, Origin};
+use flypg_core::protocol::Lsn;
 
 use crate::account::{self, command, private_directory};
 use crate::config::Config;
@@ -26,6 +28,32 @@ pub struct ControlData {
     pub cluster_state: String,
     /// The settings a standby must not have less of.
     pub limits: BTreeMap<String, u64>,
+    /// Where the last checkpoint's record begins, where recovery would begin, and on which timeline.
+    pub checkpoint: Lsn,
+    pub redo: Lsn,
+    pub checkpoint_timeline: u32,
+    /// The timeline of the minimum recovery end; 0 if there is none.
+    pub recovery_timeline: u32,
+    /// Bytes of a segment of WAL.
+    pub segment: u64,
+}
+
+impl ControlData {
+    /// The timeline that the data are on, as far as this file tells: a promotion that has made no checkpoint yet shows
+    /// only in the end of recovery.
+    pub fn timeline(&self) -> u32 {
+        self.checkpoint_timeline.max(self.recovery_timeline)
+    }
+
+    /// It was a primary's, and it was shut down cleanly: its checkpoint is the last there is.
+    pub fn is_shut_down(&self) -> bool {
+        self.cluster_state == "shut down"
+    }
+
+    /// The same of a standby.
+    pub fn is_shut_down_in_recovery(&self) -> bool {
+        self.cluster_state == "shut down in recovery"
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -166,6 +194,55 @@ pub fn remove_unfinished(config: &Config) -> io::Result<()> {
     files::flush_parent(&config.paths.making)
 }
 
+/// Removes the slots that a primary kept for others: on a copy nobody moves them on, and they would keep WAL for ever
+/// (rule R18). Only while Postgres is stopped.
+pub fn remove_slots(config: &Config) -> io::Result<()> {
+    let slots = config.paths.pgdata.join("pg_replslot");
+    for entry in std::fs::read_dir(&slots)? {
+        let entry = entry?;
+        if entry.file_name().to_str().and_then(NodeName::of_slot).is_some() {
+            files::remove_tree(&entry.path())?;
+        }
+    }
+    std::fs::File::open(&slots)?.sync_all()
+}
+
+/// Makes the data directory a standby's: Postgres comes up in recovery and stays there.
+pub fn leave_standby_signal(config: &Config) -> io::Result<()> {
+    files::replace(&config.paths.pgdata.join("standby.signal"), b"", config.account)
+}
+
+pub fn remove_standby_signal(config: &Config) -> io::Result<()> {
+    remove_durably(&config.paths.pgdata.join("standby.signal"))
+}
+
+/// Writes into the data directory that it is a copy of `from`'s.
+pub fn leave_origin(config: &Config, from: &NodeName) -> io::Result<()> {
+    let origin = Origin::Clone { from: from.clone() };
+    files::replace(&config.paths.pgdata.join(ORIGIN), &mark(&origin), config.account)
+}
+
+/// `pg_rewind` is about to change the data directory, or has been and was not seen to end.
+pub fn mark_rewind(config: &Config) -> io::Result<()> {
+    files::replace(&config.paths.rewinding, b"", None)
+}
+
+pub fn is_rewind_marked(config: &Config) -> bool {
+    // What cannot be seen may be there.
+    config.paths.rewinding.try_exists().unwrap_or(true)
+}
+
+pub fn unmark_rewind(config: &Config) -> io::Result<()> {
+    remove_durably(&config.paths.rewinding)
+}
+
+fn remove_durably(path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        removed => removed.and_then(|()| files::flush_parent(path)),
+    }
+}
+
 fn mark(origin: &Origin) -> Vec<u8> {
     serde_json::to_vec(origin).expect("an origin is JSON")
 }
@@ -178,7 +255,7 @@ pub async fn control_data(config: &Config) -> Result<ControlData, ControlError> 
         return Err(ControlError::Failed(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
     }
     parse_control_data(&String::from_utf8_lossy(&output.stdout))
-        .ok_or_else(|| ControlError::Failed("it names no database system identifier".to_owned()))
+        .ok_or_else(|| ControlError::Failed("its answer is not understood".to_owned()))
 }
 
 fn parse_control_data(text: &str) -> Option<ControlData> {
@@ -188,6 +265,11 @@ fn parse_control_data(text: &str) -> Option<ControlData> {
         match name.trim() {
             "Database system identifier" => control.system_id = value.to_owned(),
             "Database cluster state" => control.cluster_state = value.to_owned(),
+            "Latest checkpoint location" => control.checkpoint = value.parse().ok()?,
+            "Latest checkpoint's REDO location" => control.redo = value.parse().ok()?,
+            "Latest checkpoint's TimeLineID" => control.checkpoint_timeline = value.parse().ok()?,
+            "Min recovery ending loc's timeline" => control.recovery_timeline = value.parse().ok()?,
+            "Bytes per WAL segment" => control.segment = value.parse().ok()?,
             name => {
                 if let (Some(setting), Ok(value)) = (name.strip_suffix(" setting"), value.parse()) {
                     // pg_controldata abbreviates two of the names.
@@ -201,7 +283,7 @@ fn parse_control_data(text: &str) -> Option<ControlData> {
             }
         }
     }
-    (!control.system_id.is_empty()).then_some(control)
+    (!control.system_id.is_empty() && control.segment > 0).then_some(control)
 }
 
 /// Gives the data directory to PostgreSQL's account where it is another's: the image that wrote this volume may have
@@ -238,6 +320,13 @@ mod tests {
                     Database system identifier:           7412345678901234567\n\
                     Database cluster state:               in archive recovery\n\
                     pg_control last modified:             Sun Nov 22 16:53:53 2026\n\
+                    Latest checkpoint location:           0/3000060\n\
+                    Latest checkpoint's REDO location:    0/3000028\n\
+                    Latest checkpoint's TimeLineID:       1\n\
+                    Latest checkpoint's PrevTimeLineID:   1\n\
+                    Minimum recovery ending location:     0/30001D8\n\
+                    Min recovery ending loc's timeline:   2\n\
+                    Bytes per WAL segment:                16777216\n\
                     wal_level setting:                    logical\n\
                     max_connections setting:              300\n\
                     max_worker_processes setting:         10\n\
@@ -248,6 +337,8 @@ mod tests {
         assert_eq!(control.system_id, "7412345678901234567");
         assert_eq!(control.cluster_state, "in archive recovery");
         assert_eq!(control.limits.len(), 5);
+        assert_eq!((control.checkpoint, control.redo), (Lsn(0x300_0060), Lsn(0x300_0028)));
+        assert_eq!((control.timeline(), control.segment), (2, 16 << 20));
         for (name, _) in flypg_core::settings::HOT_STANDBY_SENSITIVE {
             assert!(control.limits.contains_key(name), "{name}");
         }

@@ -11,7 +11,7 @@ use tokio::process::Command;
 use tokio::sync::watch;
 
 use crate::account::command;
-use crate::conf::conninfo;
+use crate::conf::{Purpose, conninfo};
 use crate::config::Config;
 use crate::data_dir;
 use crate::files;
@@ -90,7 +90,7 @@ pub async fn clone(
     let io = |what| move |source| MakeError::Io { what, source };
     let into = data_dir::begin(config, &origin).map_err(io("marking a clone"))?;
     let mut basebackup = command(&config.program("pg_basebackup"), config.account);
-    basebackup.arg("-D").arg(&into).arg("-d").arg(conninfo(config));
+    basebackup.arg("-D").arg(&into).arg("-d").arg(conninfo(config, Purpose::Clone));
     below(&mut basebackup, config);
     // The slot exists on the primary since this node is its peer: no WAL is missing between the copy and streaming.
     basebackup.args(["--wal-method", "stream", "--slot", &config.node.slot(), "--checkpoint", "fast", "--progress"]);

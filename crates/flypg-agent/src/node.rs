@@ -6,24 +6,26 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use flypg_core::Timestamp;
-use flypg_core::decree::SystemId;
+use flypg_core::decree::Epoch;
+use flypg_core::failover::{Astray, History};
 use flypg_core::ledger::{Ledger, LedgerRole};
 use flypg_core::node::{
-    CRASH_WINDOW, DataDir, Local, NodeStep, Origin, Position, Postmaster as Seen, PrimarySeen, ReignSeen, Stranded,
-    next,
+    CRASH_WINDOW, DataDir, Local, NodeStep, Position, Postmaster as Seen, PrimarySeen, Stranded, next,
 };
-use flypg_core::protocol::{Assignment, Disk, PgReport, PgRole, Phase};
-use flypg_core::settings;
+use flypg_core::protocol::{Assignment, Disk, End, PgRole, Task};
 use nix::sys::statvfs::statvfs;
 use tokio::time::Instant;
 
 use crate::conf::Conf;
 use crate::data_dir;
+use crate::end::EndError;
+use crate::marker;
 use crate::postmaster::Postmaster;
 use crate::processes;
-use crate::routes::Here;
+use crate::reign::Reign;
 use crate::shared::Shared;
-use crate::sql::{Look, Session, SqlError};
+use crate::sql::{Identity, Look, Session, SqlError};
+use crate::wal;
 
 /// How often a Postgres that is well is looked at.
 const AT_REST: Duration = Duration::from_secs(1);
@@ -31,8 +33,9 @@ const AT_REST: Duration = Duration::from_secs(1);
 const UNEASY: Duration = Duration::from_millis(250);
 /// How often a starting Postgres is asked whether it answers yet.
 const STARTING: Duration = Duration::from_millis(15);
-/// A Postgres that answers nothing for so long is reported as failing.
-const SILENCE: Duration = Duration::from_secs(5);
+/// The same for one that is on its way to leading, or to a handover, unless that takes longer than [`SOON`].
+const ON_THE_WAY: Duration = Duration::from_millis(10);
+const SOON: Duration = Duration::from_secs(5);
 
 /// What this agent knows of its Postgres. Whatever is not in the ledger is found out again after a restart.
 #[derive(Debug)]
@@ -60,7 +63,9 @@ pub struct Node {
     /// What went wrong last, in words.
     pub(crate) why: Option<String>,
     /// Why the last step failed, if it did.
-    stuck: Option<String>,
+    pub(crate) stuck: Option<String>,
+    /// Since when it waits for what it has begun.
+    under_way: Option<Instant>,
     pub(crate) roles_ensured: bool,
     /// The person's parameters that Postgres was started with.
     pub(crate) started_with: BTreeMap<String, String>,
@@ -69,11 +74,35 @@ pub struct Node {
     /// Which of those a standby keeps higher than asked.
     pub(crate) withheld: Vec<String>,
     pub(crate) pending_restart: Vec<String>,
-    identity: Option<(String, SystemId, i64)>,
+    pub(crate) identity: Option<Identity>,
     pub(crate) sight: Option<Look>,
+    /// What it has done as a primary.
+    pub(crate) reign: Reign,
+    /// What the files and markers of the running Postgres say of its past; absent until they were read.
+    pub(crate) history: Option<History>,
+    /// Somebody may have written a marker since they were read.
+    pub(crate) markers_may_differ: bool,
+    /// The markers that were last seen in these data.
+    pub(crate) markers: Vec<(Epoch, String)>,
+    /// Where its data end, once nothing can be added.
+    pub(crate) found: Option<Found>,
+    /// Why the data cannot be rewound.
+    pub(crate) rewind_failed: Option<String>,
+    /// The data were just made whole again.
+    pub(crate) remade: bool,
     /// When Postgres last answered.
-    answered: Instant,
-    disk: Option<Disk>,
+    pub(crate) answered: Instant,
+    pub(crate) disk: Option<Disk>,
+}
+
+/// Where data end.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The epoch for which a standby was recruited; absent for what was read from the files of a stopped Postgres.
+    pub recruited_in: Option<Epoch>,
+    /// It was shut down cleanly.
+    pub clean: bool,
+    pub end: End,
 }
 
 impl Node {
@@ -96,6 +125,7 @@ impl Node {
             no_room: false,
             why: None,
             stuck: None,
+            under_way: None,
             roles_ensured: false,
             started_with: BTreeMap::new(),
             in_force: BTreeMap::new(),
@@ -103,6 +133,13 @@ impl Node {
             pending_restart: Vec::new(),
             identity: None,
             sight: None,
+            reign: Reign::default(),
+            history: None,
+            markers_may_differ: true,
+            markers: Vec::new(),
+            found: None,
+            rewind_failed: None,
+            remade: false,
             answered: Instant::now(),
             disk: None,
         }
@@ -110,8 +147,8 @@ impl Node {
 
     /// Runs until the agent is asked to end and Postgres has ended.
     ///
-    /// It begins with the last durable assignment, without asking anybody. A node that holds a lease will have to
-    /// begin fenced here instead: with the gate shut, and no Postgres that could accept writes (fence F4).
+    /// It begins with the last durable assignment, without asking anybody, and fenced (F4): a Postgres that could accept
+    /// writes does not start before it is known to have a lease, or to need none.
     pub async fn run(mut self) {
         self.shared.follow_ledger();
         loop {
@@ -121,7 +158,9 @@ impl Node {
                 // What failed under another assignment may succeed under this one.
                 self.told.clone_from(&ledger.assignment);
                 self.failed_makes.clear();
+                self.markers_may_differ = true;
             }
+            let pending = self.follow_reign(&ledger);
             let local = self.local(&ledger);
             let now = Timestamp::now();
             let step = match &self.shared.store {
@@ -148,10 +187,22 @@ impl Node {
                     self.rest(left.min(AT_REST)).await;
                 }
                 step => {
-                    self.stuck = self.act(step, &ledger).await.err().map(|error| crate::words(&error));
+                    let waits = is_under_way(&step);
+                    let done = match pending {
+                        Ok(()) => self.act(step, &ledger).await,
+                        failed => failed,
+                    };
+                    self.stuck = done.err().map(|error| crate::words(&error));
                     if let Some(error) = &self.stuck {
                         tracing::warn!(error, "a step failed");
                         self.rest(UNEASY).await;
+                        self.under_way = None;
+                    } else if waits {
+                        let since = *self.under_way.get_or_insert_with(Instant::now);
+                        let pace = if since.elapsed() < SOON { ON_THE_WAY } else { UNEASY };
+                        self.rest(pace).await;
+                    } else {
+                        self.under_way = None;
                     }
                 }
             }
@@ -188,8 +239,10 @@ impl Node {
     /// The postmaster ended, asked or unasked.
     pub(crate) async fn has_ended(&mut self, status: std::io::Result<std::process::ExitStatus>) {
         let Some(mut postmaster) = self.postmaster.take() else { return };
-        self.shared.here.send_replace(Here::default());
-        (self.session, self.sight, self.identity) = (None, None, None);
+        // At once: whoever waits for the report decides by it.
+        self.shared.postgres_ended();
+        (self.session, self.sight, self.identity, self.history) = (None, None, None, None);
+        self.reign = Reign::default();
         self.roles_ensured = false;
         self.pending_restart.clear();
         self.conf.has_ended();
@@ -252,8 +305,12 @@ impl Node {
                         self.postmaster.iter().for_each(|postmaster| postmaster.log.forget_stranded());
                         (self.asked, self.no_room) = (None, false);
                     }
+                    self.conf.check(&sight.waits_for);
                     self.sight = Some(sight);
                     self.answered = Instant::now();
+                    if let Err(error) = self.read_history().await {
+                        tracing::warn!(error = crate::words(&error), "the history of these data cannot be read");
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(error = crate::words(&error), "Postgres does not answer");
@@ -271,10 +328,30 @@ impl Node {
             self.session = Some(session);
             self.has_come_up();
         }
-        match &self.session {
-            Some(session) => session.look().await,
-            None => unreachable!("there is a session: it was made above"),
+        let (Some(session), Some(identity)) = (&self.session, &self.identity) else {
+            unreachable!("there is a session: it was made above")
+        };
+        let (pgdata, segment) = (&self.shared.config.paths.pgdata, identity.segment);
+        session.look(|lsn| wal::timeline_at(pgdata, lsn, segment).ok().flatten()).await
+    }
+
+    /// What the running Postgres' past is, read again where it may differ from what is known.
+    async fn read_history(&mut self) -> Result<(), EndError> {
+        let (Some(session), Some(sight)) = (&self.session, &self.sight) else { return Ok(()) };
+        let promised = self.shared.ledger().promised;
+        // On a standby a marker appears when it is replayed, which nobody tells.
+        let awaits_marker = self.markers.last().is_none_or(|(epoch, _)| *epoch < promised);
+        let standby = matches!(sight.role, PgRole::Standby { .. });
+        let known = self.history.as_ref().is_some_and(|history| history.timeline == sight.timeline);
+        if known && !self.markers_may_differ && !(standby && awaits_marker) {
+            return Ok(());
         }
+        let switches = wal::switches(&self.shared.config.paths.pgdata, sight.timeline)?;
+        let switches = switches.ok_or(EndError::NoHistory(sight.timeline))?;
+        self.markers = if sight.has_markers { marker::read(session).await? } else { Vec::new() };
+        self.markers_may_differ = false;
+        self.history = Some(History { timeline: sight.timeline, switches, markers: self.markers.clone() });
+        Ok(())
     }
 
     /// Postgres answers for the first time since it was started.
@@ -296,6 +373,7 @@ impl Node {
 
     fn local(&self, ledger: &Ledger) -> Local {
         let config = &self.shared.config;
+        let found = self.found(ledger);
         let postmaster = match &self.postmaster {
             Some(postmaster) if postmaster.up => Seen::Up,
             Some(_) => Seen::Starting,
@@ -320,15 +398,54 @@ impl Node {
             restart_ordered: self.shared.restart_ordered.load(Ordering::Relaxed),
             may_lead: self.shared.may_lead(),
             grace_over: self.shared.grace_over(),
-            reign: ReignSeen::default(),
-            end: None,
-            astray: None,
-            rewind_failed: None,
+            reign: self.reign_seen(),
+            end: found.map(|found| found.end.clone()),
+            astray: self.astray(ledger),
+            rewind_failed: self.rewind_failed(),
             stopping: self.shared.ending.is_cancelled(),
-            clean: false,
-            room: false,
-            remade: false,
+            clean: found.is_some_and(|found| found.clean),
+            room: self.has_room(),
+            remade: self.remade,
         }
+    }
+
+    /// Where the data end, if what was found still holds under this ledger.
+    pub(crate) fn found(&self, ledger: &Ledger) -> Option<&Found> {
+        let recruited_in = match &ledger.role {
+            LedgerRole::Recruited { epoch } => Some(*epoch),
+            _ => None,
+        };
+        self.found.as_ref().filter(|found| found.recruited_in == recruited_in)
+    }
+
+    /// Whether its data fit the lineage that it was told, as far as that can be said.
+    fn astray(&self, ledger: &Ledger) -> Option<Astray> {
+        let Task::Follow { lineage, remake, .. } = &ledger.assignment.as_ref()?.task else { return None };
+        if let LedgerRole::Rejoining { .. } = &ledger.role {
+            let end = &self.found(ledger)?.end;
+            return lineage.place(&end.history, end.lsn).err();
+        }
+        let (LedgerRole::Replica { .. }, Some(sight)) = (&ledger.role, &self.sight) else { return None };
+        let PgRole::Standby { received, replayed, .. } = &sight.role else { return None };
+        let history = self.history.as_ref().filter(|history| history.timeline == sight.timeline)?;
+        let last = lineage.branches().last()?;
+        lineage.place(history, received.unwrap_or_default().max(*replayed)).err().filter(|astray| match astray {
+            // It may follow a promotion that the lineage does not tell of yet.
+            Astray::Timeline { timeline } => *remake || *timeline < last.timeline,
+            Astray::Switch { .. } | Astray::Beyond { .. } | Astray::Marker { .. } => true,
+        })
+    }
+
+    fn rewind_failed(&self) -> Option<String> {
+        let cut_short = || "an earlier rewind did not come to its end".to_owned();
+        let marked = || data_dir::is_rewind_marked(&self.shared.config).then(cut_short);
+        self.rewind_failed.clone().or_else(marked)
+    }
+
+    /// Whether another copy fits beside this one: a tenth, and what Postgres writes while it starts, more than is here.
+    fn has_room(&self) -> bool {
+        let needed = self.copy_size.saturating_add(self.copy_size / 10).saturating_add(64 * 1024 * 1024);
+        !self.no_room && self.disk.map_or(0, |disk| disk.total.saturating_sub(disk.used)) >= needed
     }
 
     /// What is known of a standby that does not stream because its primary cannot give it the WAL it needs.
@@ -339,12 +456,9 @@ impl Node {
             return None;
         }
         let lsn = received.unwrap_or_default().max(*replayed);
-        // A tenth, and what Postgres writes while it starts, more than what is here now.
-        let needed = self.copy_size.saturating_add(self.copy_size / 10).saturating_add(64 * 1024 * 1024);
-        let free = self.disk.map_or(0, |disk| disk.total.saturating_sub(disk.used));
         Some(Stranded {
             own: Position { timeline: sight.timeline, lsn },
-            room: !self.no_room && free >= needed,
+            room: self.has_room(),
             asked: self.asked.clone(),
         })
     }
@@ -352,106 +466,18 @@ impl Node {
     pub(crate) fn disk_mb(&self) -> Option<u64> {
         self.disk.map(|disk| disk.total / (1024 * 1024))
     }
+}
 
-    /// Tells everybody what was seen and what is about to be done.
-    fn publish(&self, step: &NodeStep, local: &Local, ledger: &Ledger) {
-        let phase = self.phase(step, local, ledger);
-        let standby = matches!(ledger.role, LedgerRole::Replica { .. });
-        // A Postgres that is too busy to answer the agent may still answer others: it shuts the door itself.
-        let open = local.postmaster == Seen::Up && (standby || self.roles_ensured);
-        let streams = standby && self.sight.as_ref().is_some_and(|sight| sight.streams);
-        let here = Here { open, streams };
-        let postgres = self.postgres();
-        self.shared.publish(|report| {
-            report.phase = phase;
-            report.postgres = postgres;
-            report.disk = self.disk;
-            report.crashes = self.crash_count;
-        });
-        // After the report: whoever is let in because of this may rely on what it says.
-        self.shared.here.send_if_modified(|now| std::mem::replace(now, here) != here);
-    }
-
-    pub(crate) fn postgres(&self) -> Option<PgReport> {
-        let ((version, system_id, started_at), sight) = (self.identity.as_ref()?, self.sight.as_ref()?);
-        let mut role = sight.role.clone();
-        if let PgRole::Standby { streaming_from, .. } = &mut role
-            && sight.streams
-        {
-            // The receiver knows the agent only; where that connects it to is the agent's own knowledge.
-            *streaming_from = self.shared.routes.borrow().upstream.as_ref().map(|(node, _)| node.clone());
-        }
-        Some(PgReport {
-            version: version.clone(),
-            system_id: system_id.clone(),
-            timeline: sight.timeline,
-            history: None,
-            started_at: *started_at,
-            role,
-            settings: settings::digest(&self.in_force),
-            parameters: self.in_force.clone(),
-            pending_restart: self.pending_restart.clone(),
-            withheld: self.withheld.clone(),
-            rejected: self.conf.rejected.clone(),
-        })
-    }
-
-    fn phase(&self, step: &NodeStep, local: &Local, ledger: &Ledger) -> Phase {
-        let why = || self.why.clone().unwrap_or_else(|| "Postgres ended several times".to_owned());
-        // While Postgres runs, one step that fails does not make it any worse.
-        if let (Some(why), Seen::Down) = (&self.stuck, local.postmaster)
-            && !matches!(step, NodeStep::Quarantine { .. } | NodeStep::Hold { .. } | NodeStep::Nothing)
-        {
-            return Phase::Failing { why: why.clone() };
-        }
-        match step {
-            NodeStep::Quarantine { why } => Phase::Quarantined { why: why.clone() },
-            NodeStep::StopFast | NodeStep::RestartPostgres => Phase::Stopping,
-            NodeStep::Wait { .. } => Phase::Failing { why: why() },
-            NodeStep::Hold { why, .. } => Phase::Failing { why: why.clone() },
-            NodeStep::AskPrimary { .. } => {
-                Phase::Failing { why: "its primary cannot give this standby the WAL it needs".to_owned() }
-            }
-            NodeStep::Initdb { .. } => Phase::Initialising,
-            NodeStep::Clone { .. } | NodeStep::CloneBeside { .. } | NodeStep::GiveUpCopy { .. } => {
-                Phase::Cloning { done: 0, total: None }
-            }
-            NodeStep::RemoveUnfinished => match &local.data {
-                DataDir::Unfinished(Some(Origin::Initdb { .. })) => Phase::Initialising,
-                _ => Phase::Cloning { done: 0, total: None },
-            },
-            NodeStep::RecordMade { .. } | NodeStep::EndLeftover | NodeStep::StartPostgres { .. } => Phase::Starting,
-            NodeStep::Nothing
-            | NodeStep::WriteSettings
-            | NodeStep::Reload
-            | NodeStep::EnsureRoles
-            | NodeStep::EnsureSlots { .. }
-            | NodeStep::FindEnd
-            | NodeStep::InspectStopped
-            | NodeStep::Promote { .. }
-            | NodeStep::RecordPromoted
+/// Whether a step only begins, or waits for, what comes to its end by itself.
+fn is_under_way(step: &NodeStep) -> bool {
+    matches!(
+        step,
+        NodeStep::Confirm { .. }
             | NodeStep::EnsureRule { .. }
-            | NodeStep::Confirm { .. }
             | NodeStep::Checkpoint
             | NodeStep::Drain
-            | NodeStep::RecordRelinquished
-            | NodeStep::BecomeStandby
-            | NodeStep::RecordRewinding
-            | NodeStep::Rewind { .. }
-            | NodeStep::RecordUnpromoted => match local.postmaster {
-                Seen::Up if self.answered.elapsed() > SILENCE => {
-                    Phase::Failing { why: "Postgres runs and does not answer".to_owned() }
-                }
-                Seen::Up if matches!(step, NodeStep::EnsureRoles) => Phase::Starting,
-                Seen::Up => Phase::Running,
-                Seen::Starting | Seen::Leftover => Phase::Starting,
-                Seen::Down if local.stopping => Phase::Stopping,
-                Seen::Down if matches!(step, NodeStep::WriteSettings) => Phase::Starting,
-                Seen::Down if local.data == DataDir::Blank && ledger.role == LedgerRole::Blank => Phase::Blank,
-                Seen::Down => Phase::Idle,
-            },
-        }
-    }
+            | NodeStep::Promote { .. }
+    )
 }
 
 /// Whether a look at Postgres shows something that is not as it should stay.

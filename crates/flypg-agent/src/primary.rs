@@ -7,7 +7,7 @@ use flypg_core::node::{Position, PrimarySeen};
 use flypg_core::protocol::Lsn;
 
 use crate::account::command;
-use crate::conf::conninfo;
+use crate::conf::{Purpose, conninfo};
 use crate::config::Config;
 use crate::postmaster::errors_in;
 use crate::processes::output;
@@ -50,10 +50,21 @@ pub async fn ask(config: &Config, own: u32) -> Result<PrimarySeen, AskError> {
     Ok(PrimarySeen { system_id, at, ended, keeps_wal })
 }
 
+/// Asks the database `postgres` of the upstream, as a rewind does.
+pub async fn query(config: &Config, statement: &str) -> Result<String, AskError> {
+    psql(config, &format!("{} dbname=postgres connect_timeout=5", conninfo(config, Purpose::Rewind)), &[statement])
+        .await
+}
+
 async fn run(config: &Config, commands: &[&str]) -> Result<String, AskError> {
+    let to = format!("{} replication=true connect_timeout=5", conninfo(config, Purpose::Ask));
+    psql(config, &to, commands).await
+}
+
+async fn psql(config: &Config, to: &str, commands: &[&str]) -> Result<String, AskError> {
     let mut psql = command(&config.program("psql"), config.account);
     psql.args(["--no-psqlrc", "--no-align", "--tuples-only", "--no-password", "--dbname"]);
-    psql.arg(format!("{} replication=true connect_timeout=5", conninfo(config)));
+    psql.arg(to);
     for command in commands {
         psql.args(["--command", command]);
     }

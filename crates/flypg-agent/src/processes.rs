@@ -162,6 +162,29 @@ pub async fn kill_below(directory: &Path) {
     }
 }
 
+/// Kills every process that runs on this data directory, and returns when all are gone. The postmaster is held still
+/// first, so that it begins nothing new, and killed last: without it a backend may go on writing (rule R4).
+pub async fn kill_all(pgdata: &Path) {
+    let postmaster = postmaster_pid(pgdata);
+    if let Some(pid) = postmaster.filter(|pid| working_in(pgdata).is_ok_and(|found| found.contains(pid))) {
+        let _ = kill(Pid::from_raw(pid), Signal::SIGSTOP);
+    }
+    loop {
+        reap_orphans();
+        let mut running = surely_working_in(pgdata).await;
+        let others: Vec<i32> = running.iter().copied().filter(|pid| Some(*pid) != postmaster).collect();
+        if !others.is_empty() {
+            running = others.into_iter().collect();
+        } else if running.is_empty() {
+            return;
+        }
+        for pid in running {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// Ends every process that runs on this data directory, and returns when all are gone.
 ///
 /// A postmaster whose agent died is stopped cleanly rather than taken over: nobody could wait for its end, and its log

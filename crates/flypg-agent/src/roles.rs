@@ -26,9 +26,50 @@ pub async fn ensure_roles(config: &Config, session: &Session) -> Result<(), SqlE
             session.execute(&format!("ALTER ROLE {name} {attributes} PASSWORD {}", verifier(config, role)?)).await?;
         }
     }
+    if session.rows(MAY_REWIND).await?.is_empty() {
+        session.execute(LET_REWIND).await?;
+    }
+    keep_waits(config, session).await?;
     let owner = "SELECT 1 AS ours FROM pg_database WHERE datname = 'postgres' AND datdba = 'postgres'::regrole";
     if session.rows(owner).await?.is_empty() {
         session.execute("ALTER DATABASE postgres OWNER TO postgres").await?;
+    }
+    Ok(())
+}
+
+/// What PostgreSQL's documentation of `pg_rewind` wants of a role that is no superuser. Members come as this one already,
+/// and may copy all of this by way of a base backup.
+const LET_REWIND: &str = "GRANT EXECUTE ON FUNCTION pg_ls_dir(text, boolean, boolean), pg_stat_file(text, boolean),
+    pg_read_binary_file(text), pg_read_binary_file(text, bigint, bigint, boolean) TO flypg_replication";
+const MAY_REWIND: &str =
+    "SELECT 1 AS may WHERE (SELECT bool_and(has_function_privilege('flypg_replication', f, 'EXECUTE'))
+    FROM unnest(ARRAY['pg_ls_dir(text, boolean, boolean)', 'pg_stat_file(text, boolean)', 'pg_read_binary_file(text)',
+        'pg_read_binary_file(text, bigint, bigint, boolean)']) AS f)";
+
+/// Whoever may signal backends can end a wait for standbys, whereupon a commit is reported that only the primary has
+/// (rule R12, experiment E24b). Superusers still can: nothing in PostgreSQL keeps them from it.
+const SIGNALS: &str = "pg_cancel_backend(integer), pg_terminate_backend(integer, bigint)";
+const ANYBODY_SIGNALS: &str = "SELECT 1 AS open WHERE EXISTS (SELECT FROM pg_proc, aclexplode(coalesce(proacl,
+    acldefault('f', proowner))) AS acl WHERE pronamespace = 'pg_catalog'::regnamespace
+    AND proname IN ('pg_cancel_backend', 'pg_terminate_backend') AND acl.grantee = 0)";
+
+/// Takes these functions from everybody, in each database: they are in every one, and new ones get them from the
+/// templates.
+async fn keep_waits(config: &Config, session: &Session) -> Result<(), SqlError> {
+    let databases = session.rows("SELECT datname FROM pg_database WHERE datallowconn ORDER BY datname").await?;
+    for database in databases.iter().filter_map(|row| row.get("datname")) {
+        let there = match Session::connect_as(config, Role::Agent, database).await {
+            Ok(there) => there,
+            // Dropped since, or out of reach for a reason of its own: nobody can be let in by that either.
+            Err(error) if error.code().is_some() => {
+                tracing::warn!(database, error = crate::words(&error), "this database was not looked at");
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        if !there.rows(ANYBODY_SIGNALS).await?.is_empty() {
+            there.execute(&format!("REVOKE EXECUTE ON FUNCTION {SIGNALS} FROM PUBLIC")).await?;
+        }
     }
     Ok(())
 }

@@ -1,6 +1,9 @@
 //! The agent's own session with this node's Postgres, and what it asks through it.
 
 use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use flypg_core::decree::SystemId;
@@ -12,7 +15,7 @@ use serde::Deserialize;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_postgres::error::SqlState;
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{AsyncMessage, Client, NoTls};
 
 use crate::config::Config;
 
@@ -29,6 +32,9 @@ const OPTIONS: &str = "-c search_path=pg_catalog -c log_statement=none -c log_mi
 /// The same for what came with PostgreSQL 17: a trigger on logins may fail too.
 const OPTIONS_FROM_17: &str = " -c event_triggers=off -c transaction_timeout=0";
 
+/// What is different where a commit is to wait for standbys: it does, and says so if the wait is cancelled.
+const WAITING: &str = " -c synchronous_commit=on -c client_min_messages=warning";
+
 #[derive(Debug)]
 pub struct Session {
     client: Client,
@@ -43,6 +49,8 @@ pub enum SqlError {
     TooSlow(Duration),
     #[error("Postgres answered something unexpected")]
     Unexpected(#[source] serde_json::Error),
+    #[error("Postgres did not take {0}")]
+    Refused(&'static str),
     #[error("this is not a value of Postgres: {0}")]
     BadValue(String),
 }
@@ -60,14 +68,24 @@ impl SqlError {
 #[derive(Debug, Clone, Deserialize)]
 pub struct Identity {
     pub version: String,
-    pub system_id: String,
+    pub system_id: SystemId,
     pub started_at: i64,
+    /// Bytes of a segment of WAL.
+    pub segment: u64,
 }
 
 /// One look.
 #[derive(Debug, Clone)]
 pub struct Look {
+    /// What is written, or was received or replayed last, is on this one.
     pub timeline: u32,
+    /// That of the last checkpoint.
+    pub checkpointed: u32,
+    /// `synchronous_standby_names`, and when the files were last read.
+    pub waits_for: String,
+    pub loaded_at: String,
+    /// The table of markers is there.
+    pub has_markers: bool,
     pub role: PgRole,
     /// The receiver streams now, from whomever the agent connected it to.
     pub streams: bool,
@@ -78,7 +96,11 @@ pub struct Look {
 #[derive(Debug, Deserialize)]
 struct RawLook {
     in_recovery: bool,
-    timeline: u32,
+    timeline: Option<u32>,
+    checkpointed: u32,
+    waits_for: String,
+    loaded_at: String,
+    has_markers: bool,
     lsn: Option<Lsn>,
     replicas: Option<Vec<RawReplica>>,
     slots: Option<BTreeMap<String, RawSlot>>,
@@ -107,7 +129,8 @@ struct RawSlot {
 const IDENTITY: &str = "SELECT json_build_object(
     'version', split_part(current_setting('server_version'), ' ', 1),
     'system_id', (SELECT system_identifier::text FROM pg_control_system()),
-    'started_at', extract(epoch FROM pg_postmaster_start_time())::int8)::text";
+    'started_at', extract(epoch FROM pg_postmaster_start_time())::int8,
+    'segment', (SELECT setting::int8 FROM pg_settings WHERE name = 'wal_segment_size'))::text";
 
 const LOOK: &str = "WITH me AS (SELECT pg_is_in_recovery() AS standby),
     here AS (SELECT standby,
@@ -117,8 +140,11 @@ const LOOK: &str = "WITH me AS (SELECT pg_is_in_recovery() AS standby),
   SELECT json_build_object(
     'in_recovery', standby,
     'timeline', CASE WHEN standby
-        THEN coalesce((SELECT received_tli FROM pg_stat_wal_receiver), (SELECT timeline_id FROM pg_control_checkpoint()))
+        THEN (SELECT nullif(received_tli, 0) FROM pg_stat_wal_receiver)
         ELSE ('x' || substr(pg_walfile_name(lsn), 1, 8))::bit(32)::int END,
+    'checkpointed', (SELECT timeline_id FROM pg_control_checkpoint()),
+    'waits_for', current_setting('synchronous_standby_names'), 'loaded_at', pg_conf_load_time(),
+    'has_markers', to_regclass('flypg.epoch') IS NOT NULL,
     'lsn', lsn, 'received', received, 'replayed', replayed,
     'receiver', (SELECT status FROM pg_stat_wal_receiver),
     'since_replayed', CASE WHEN standby
@@ -138,39 +164,65 @@ impl Session {
     }
 
     pub async fn connect_as(config: &Config, role: Role, database: &str) -> Result<Self, SqlError> {
+        Ok(Self::open(config, role, database, "").await?.0)
+    }
+
+    /// A session whose commits wait for standbys, and whether one of these waits was cancelled: then its commit was
+    /// reported although the standbys may not have it.
+    pub async fn connect_waiting(config: &Config) -> Result<(Self, Arc<AtomicBool>), SqlError> {
+        Self::open(config, Role::Agent, "postgres", WAITING).await
+    }
+
+    async fn open(
+        config: &Config,
+        role: Role,
+        database: &str,
+        options: &str,
+    ) -> Result<(Self, Arc<AtomicBool>), SqlError> {
         let mut to = tokio_postgres::Config::new();
         to.host_path(&config.paths.socket).port(5432).user(role.name()).password(config.key.password(role));
         to.dbname(database).application_name("flypg-agent").connect_timeout(PATIENCE);
         if role == Role::Agent {
             let since_17 = if config.major >= 17 { OPTIONS_FROM_17 } else { "" };
-            to.options(format!("{OPTIONS}{since_17}"));
+            to.options(format!("{OPTIONS}{since_17}{options}"));
         }
-        let (client, connection) =
+        let (client, mut connection) =
             timeout(PATIENCE, to.connect(NoTls)).await.map_err(|_| SqlError::TooSlow(PATIENCE))??;
+        let cancelled = Arc::new(AtomicBool::new(false));
+        let heard = cancelled.clone();
         // Its error is seen by whoever waits for an answer.
-        let connection = tokio::spawn(async move { drop(connection.await) });
-        Ok(Self { client, connection })
+        let connection = tokio::spawn(async move {
+            while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+                if let AsyncMessage::Notice(notice) = message
+                    && notice.message().starts_with("canceling wait for synchronous replication")
+                {
+                    heard.store(true, Ordering::SeqCst);
+                }
+            }
+        });
+        Ok((Self { client, connection }, cancelled))
     }
 
     pub fn is_closed(&self) -> bool {
         self.client.is_closed()
     }
 
-    async fn json<T: for<'de> Deserialize<'de>>(&self, statement: &str) -> Result<T, SqlError> {
+    pub(crate) async fn json<T: for<'de> Deserialize<'de>>(&self, statement: &str) -> Result<T, SqlError> {
         let rows = timeout(PATIENCE, self.client.simple_query(statement));
         let rows = rows.await.map_err(|_| SqlError::TooSlow(PATIENCE))??;
         let text = first_text(&rows).unwrap_or("null");
         serde_json::from_str(text).map_err(SqlError::Unexpected)
     }
 
-    pub async fn identity(&self) -> Result<(String, SystemId, i64), SqlError> {
-        let id: Identity = self.json(IDENTITY).await?;
-        Ok((id.version, SystemId(id.system_id), id.started_at))
+    pub async fn identity(&self) -> Result<Identity, SqlError> {
+        self.json(IDENTITY).await
     }
 
-    /// Looks at what changes all the time. Lags of a standby whose receiver does not stream are unknown.
-    pub async fn look(&self) -> Result<Look, SqlError> {
+    /// Looks at what changes all the time. Lags of a standby whose receiver does not stream are unknown. `placed` says
+    /// on which timeline a position of a standby without a receiver is, if that can be told.
+    pub async fn look(&self, placed: impl FnOnce(Lsn) -> Option<u32>) -> Result<Look, SqlError> {
         let raw: RawLook = self.json(LOOK).await?;
+        let timeline = raw.timeline.or_else(|| placed(raw.replayed?)).unwrap_or(raw.checkpointed);
         let slots = raw.slots.unwrap_or_default();
         let streams = raw.receiver.as_deref() == Some("streaming");
         let seen = slots
@@ -203,7 +255,16 @@ impl Session {
                 probe: None,
             }
         };
-        Ok(Look { timeline: raw.timeline, role, streams, slots: seen })
+        Ok(Look {
+            timeline,
+            checkpointed: raw.checkpointed,
+            waits_for: raw.waits_for,
+            loaded_at: raw.loaded_at,
+            has_markers: raw.has_markers,
+            role,
+            streams,
+            slots: seen,
+        })
     }
 
     /// When the running Postgres last read its files, as text to compare.
@@ -227,6 +288,22 @@ impl Session {
             )
             .await?;
         Ok(found.unwrap_or_default())
+    }
+
+    /// Executes one statement however long it takes, and says how many rows it changed.
+    pub async fn execute_patiently(&self, statement: &str) -> Result<u64, SqlError> {
+        let messages = self.client.simple_query(statement).await?;
+        let changed = |message: &tokio_postgres::SimpleQueryMessage| match message {
+            tokio_postgres::SimpleQueryMessage::CommandComplete(rows) => Some(*rows),
+            _ => None,
+        };
+        Ok(messages.iter().filter_map(changed).next_back().unwrap_or(0))
+    }
+
+    /// Begins to end recovery. Whether, and on which timeline, shows later.
+    pub async fn promote(&self) -> Result<(), SqlError> {
+        let begun: bool = self.json("SELECT to_json(NOT pg_is_in_recovery() OR pg_promote(false))::text").await?;
+        if begun { Ok(()) } else { Err(SqlError::Refused("the promotion")) }
     }
 
     /// A checkpoint, within `limit`.
