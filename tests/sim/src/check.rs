@@ -1,0 +1,392 @@
+//! What must never happen, looked at after everything that could make it happen (protocol §3).
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use flypg_core::decree::{CommitMode, Decree, Epoch, Stage, SystemId};
+use flypg_core::failover::lease::BootTime;
+use flypg_core::ledger::Ledger;
+use flypg_core::protocol::Gate;
+
+use crate::postgres::Result;
+use crate::setup::Setup;
+use crate::time::{Time, secs};
+use crate::wal::{RECORD, What};
+use crate::world::World;
+
+#[derive(Debug, Clone)]
+pub struct Violation {
+    /// The invariant, as the protocol numbers it.
+    pub invariant: &'static str,
+    pub words: String,
+    pub at: Time,
+}
+
+/// The furthest record that clients were told of, or shown.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Floor {
+    last: Option<(usize, u64)>,
+    /// How often something was lost that may be: what was known before says nothing then.
+    losses: usize,
+}
+
+/// A record that clients know of.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    at: usize,
+    serial: u64,
+    /// It was acknowledged by the primary alone: one disk has it.
+    alone: bool,
+}
+
+#[derive(Debug)]
+pub struct Check {
+    pub violation: Option<Violation>,
+    /// Why a cluster did not get well by itself, and a person is needed.
+    pub held: Option<String>,
+    pub settings_digest: String,
+    strict: bool,
+    known: Vec<Known>,
+    /// The furthest of them.
+    floor: Floor,
+    acknowledged: usize,
+    /// The highest epoch in which anybody was answered; and in which a commit was acknowledged.
+    answered: Epoch,
+    /// Who answered last, in which life: the first answer of another one is looked at closely.
+    opened: Option<(usize, u64, Epoch)>,
+    leaders: BTreeMap<Epoch, usize>,
+    timelines: BTreeSet<u32>,
+    /// By Machine: what its ledger had promised at most, and its incarnation.
+    promises: BTreeMap<String, (Epoch, u64)>,
+    systems: BTreeSet<String>,
+    last_answer: Time,
+}
+
+impl Check {
+    pub fn new(setup: &Setup) -> Self {
+        Self {
+            violation: None,
+            held: None,
+            settings_digest: flypg_core::settings::digest(&setup.spec.postgres.parameters),
+            strict: setup.spec.failover.read_fence,
+            known: Vec::new(),
+            floor: Floor::default(),
+            acknowledged: 0,
+            answered: Epoch::default(),
+            opened: None,
+            leaders: BTreeMap::new(),
+            timelines: BTreeSet::new(),
+            promises: BTreeMap::new(),
+            systems: BTreeSet::new(),
+            last_answer: 0,
+        }
+    }
+
+    pub fn floor(&self) -> Floor {
+        self.floor
+    }
+
+    pub fn acknowledged(&self) -> usize {
+        self.acknowledged
+    }
+
+    pub fn reigns(&self) -> usize {
+        self.leaders.len().saturating_sub(1)
+    }
+
+    fn learn(&mut self, at: usize, serial: u64, alone: bool) {
+        self.known.push(Known { at, serial, alone });
+        if self.floor.last.is_none_or(|(last, _)| last < at) {
+            self.floor.last = Some((at, serial));
+        }
+    }
+}
+
+impl World {
+    pub fn violate(&mut self, invariant: &'static str, words: String) {
+        let now = self.now;
+        self.tell(|| format!("VIOLATION of {invariant}: {words}"));
+        self.check.violation.get_or_insert(Violation { invariant, words, at: now });
+    }
+
+    /// An answer has passed the gate of `node`.
+    pub fn check_answer(&mut self, node: usize, client: usize, epoch: Epoch, result: Result) {
+        let name = self.nodes[node].name.clone();
+        self.check.last_answer = self.now;
+        let writes = matches!(result, Result::Committed { .. });
+        let asynchronous = self.is_asynchronous();
+        let fenced = self.check.strict || asynchronous;
+        if writes || fenced {
+            if epoch < self.check.answered {
+                let later = self.check.answered;
+                return self.violate("I1", format!("{name} answers in epoch {epoch} after somebody did in {later}"));
+            }
+            self.check.answered = epoch;
+        }
+        let life = self.nodes[node].agent.as_ref().map_or(0, |agent| agent.life);
+        let opening = (node, life, epoch);
+        if (writes || fenced) && self.check.opened != Some(opening) {
+            self.check.opened = Some(opening);
+            self.check_has_all(node, asynchronous);
+        }
+        let floor = self.clients[client].floor;
+        let Some(pg) = self.nodes[node].disk.pg() else { return };
+        match result {
+            Result::Committed { at, serial, .. } => {
+                if let Some((last, known)) = self.check.floor.last
+                    && !pg.log.has(last, known)
+                {
+                    let words = format!("{name} acknowledges in epoch {epoch} and lacks an acknowledged commit");
+                    return self.violate("I2", words);
+                }
+                let alone = self.nodes[node].server.as_ref().is_none_or(|server| server.defined.acks() == 0);
+                self.check.learn(at, serial, alone);
+                self.check.acknowledged += 1;
+            }
+            Result::Read { visible, .. } if fenced => {
+                let lacks = floor.last.is_some_and(|(last, serial)| last >= visible || !pg.log.has(last, serial));
+                if lacks && floor.losses == self.check.floor.losses {
+                    let words = format!("{name} shows in epoch {epoch} what was before a commit acknowledged earlier");
+                    return self.violate("I1", words);
+                }
+                let from = visible.saturating_sub(64);
+                let shown = pg.log.slice(from, visible).iter().enumerate().rev().find(|(_, r)| r.what == What::Write);
+                let shown = shown.map(|(offset, record)| (from + offset, record.serial));
+                if let Some((at, serial)) = shown
+                    && self.check.floor.last.is_none_or(|(last, _)| last < at)
+                {
+                    let alone = self.nodes[node].server.as_ref().is_none_or(|server| server.defined.acks() == 0);
+                    self.check.learn(at, serial, alone);
+                }
+            }
+            Result::Read { .. } | Result::Failed => {}
+        }
+    }
+
+    fn is_asynchronous(&self) -> bool {
+        self.store.record.as_ref().is_some_and(|record| record.mode == CommitMode::Asynchronous)
+            || self.setup.spec.durability == flypg_core::spec::Durability::Async
+    }
+
+    /// Somebody begins to answer: everything that clients know of must be there (I2), or, where nothing was promised,
+    /// not more may be missing than the bound says (I13).
+    fn check_has_all(&mut self, node: usize, asynchronous: bool) {
+        let Some(pg) = self.nodes[node].disk.pg() else { return };
+        let missing: Vec<Known> = self.check.known.iter().filter(|k| !pg.log.has(k.at, k.serial)).copied().collect();
+        if missing.is_empty() {
+            return;
+        }
+        let name = self.nodes[node].name.clone();
+        if !asynchronous {
+            let words = format!("{name} opens its gate and lacks {} acknowledged commits", missing.len());
+            return self.violate("I2", words);
+        }
+        let first = missing.iter().map(|known| known.at).min().unwrap_or(0);
+        let last = missing.iter().map(|known| known.at).max().unwrap_or(0);
+        let bytes = (last + 1 - first) as u64 * RECORD;
+        // What was written between the last report and the end of the gate comes on top (§2.9): a lease's worth.
+        let rate = 60 * RECORD * 20;
+        self.tell(|| format!("{name}: {} commits are lost, {bytes} bytes", missing.len()));
+        if bytes > self.setup.spec.failover.max_lag_bytes + rate {
+            return self.violate("I13", format!("{name} leads and lacks {bytes} bytes"));
+        }
+        let Some(pg) = self.nodes[node].disk.pg() else { return };
+        let log = &pg.log;
+        let check = &mut self.check;
+        check.known.retain(|known| log.has(known.at, known.serial));
+        check.floor.losses += 1;
+        check.floor.last = check.known.iter().max_by_key(|k| k.at).map(|k| (k.at, k.serial));
+    }
+
+    /// No two gates are open at one instant (I1).
+    pub fn check_gates(&mut self, node: usize) {
+        let opens = |world: &World, node: usize| {
+            let this = &world.nodes[node];
+            let agent = this.agent.as_ref()?;
+            let end = agent.tenure.passes_until(&agent.ledger)?;
+            let open = end == BootTime::MAX || this.clock.read(world.now) < end;
+            (open && this.server.as_ref().is_some_and(|server| server.writes())).then(|| agent.leads()).flatten()
+        };
+        if !(self.check.strict || self.is_asynchronous()) {
+            return;
+        }
+        let Some(epoch) = opens(self, node) else { return };
+        for other in 0..self.nodes.len() {
+            if other != node
+                && let Some(theirs) = opens(self, other)
+            {
+                let (a, b) = (self.nodes[node].name.clone(), self.nodes[other].name.clone());
+                return self
+                    .violate("I1", format!("the gates of {a} (epoch {epoch}) and {b} (epoch {theirs}) are open"));
+            }
+        }
+    }
+
+    pub fn check_confirmed(&mut self, node: usize, epoch: Epoch) {
+        let leader = *self.check.leaders.entry(epoch).or_insert(node);
+        if leader != node {
+            let (a, b) = (self.nodes[node].name.clone(), self.nodes[leader].name.clone());
+            self.violate("I3", format!("{a} and {b} both lead in epoch {epoch}"));
+        }
+        self.check_gates(node);
+    }
+
+    pub fn check_timeline(&mut self, node: usize, timeline: u32) {
+        if !self.check.timelines.insert(timeline) {
+            let name = self.nodes[node].name.clone();
+            self.violate("I3", format!("{name} was promoted to timeline {timeline}, which was used before"));
+        }
+    }
+
+    pub fn check_promise(&mut self, node: usize, before: &Ledger) {
+        let Some(agent) = &self.nodes[node].agent else { return };
+        let (promised, incarnation) = (agent.ledger.promised, agent.ledger.incarnation);
+        let name = self.nodes[node].name.clone();
+        if promised < before.promised {
+            return self.violate("I3", format!("{name} forgets epoch {} for {promised}", before.promised));
+        }
+        let machine = self.nodes[node].machine.clone();
+        let known = self.check.promises.entry(machine).or_default();
+        let (highest, latest) = *known;
+        *known = (highest.max(promised), latest.max(incarnation));
+        if promised < highest || incarnation < latest {
+            self.violate("I3", format!("{name} has promised epoch {highest} and now goes by {promised}"));
+        }
+    }
+
+    pub fn check_incarnation(&mut self, node: usize, before: Option<&Ledger>, now: &Ledger) {
+        let known = self.check.promises.get(&self.nodes[node].machine);
+        let highest = known.map_or(Epoch::default(), |(promised, _)| *promised);
+        let (name, promised) = (self.nodes[node].name.clone(), now.promised);
+        if promised < highest {
+            return self.violate("I3", format!("{name} has promised epoch {highest}, and boots with {promised}"));
+        }
+        if before.is_some_and(|before| now.incarnation <= before.incarnation) {
+            self.violate("I3", format!("{name} boots in an incarnation that it had before"));
+        }
+    }
+
+    /// An acknowledgement of `to` counts at `from`: it must be a copy (I6).
+    pub fn check_counts(&mut self, from: usize, to: usize) {
+        let name = self.nodes[to].name.clone();
+        let Some(server) = self.nodes[from].server.as_ref() else { return };
+        let Some(sender) = server.senders.get(&name).filter(|sender| sender.view.members().contains(&name)) else {
+            return;
+        };
+        let (Some(source), Some(copy)) = (self.nodes[from].disk.pg(), self.nodes[to].disk.pg()) else { return };
+        let last = sender.flushed.min(copy.log.len());
+        let Some(record) = copy.log.slice(last.saturating_sub(1), last).first() else { return };
+        if !source.log.has(last - 1, record.serial) {
+            let upstream = self.nodes[from].name.clone();
+            self.violate("I6", format!("{name} acknowledges for {upstream} and is no copy of it"));
+        }
+    }
+
+    /// The rule in effect is one of those on record (I7).
+    pub fn check_rule(&mut self, node: usize) {
+        let this = &self.nodes[node];
+        let (Some(record), Some(agent), Some(server)) = (&self.store.record, &this.agent, &this.server) else { return };
+        if agent.leads() != Some(record.reign) || record.primary != this.name {
+            return;
+        }
+        let recorded = server.loaded == record.rule || record.joint.as_ref() == Some(&server.loaded);
+        let old = agent.ledger.revision < record.revision;
+        if !recorded && !old {
+            let words = format!("{} acknowledges by {:?}, which is not on record", this.name, server.loaded);
+            self.violate("I7", words);
+        }
+    }
+
+    /// Something irreversible is about to happen to the data of `node` (I8).
+    pub fn check_destroys(&mut self, node: usize, what: &str) {
+        let Some(pg) = self.nodes[node].disk.pg() else { return };
+        let flushed = pg.flushed;
+        let held = |known: &&Known| known.at < flushed && pg.log.has(known.at, known.serial);
+        let elsewhere = |known: &Known| {
+            self.nodes.iter().enumerate().any(|(other, this)| {
+                other != node
+                    && this.disk.pg().is_some_and(|pg| known.at < pg.flushed && pg.log.has(known.at, known.serial))
+            })
+        };
+        let only_here = self.check.known.iter().filter(held).filter(|known| !elsewhere(known)).count();
+        if only_here > 0 {
+            let name = self.nodes[node].name.clone();
+            self.violate("I8", format!("{name} {what}, and is the only one that has {only_here} acknowledged commits"));
+        }
+    }
+
+    pub fn check_initdb(&mut self, node: usize, system: &SystemId) {
+        let first = self.check.systems.is_empty();
+        self.check.systems.insert(system.0.clone());
+        let began =
+            self.store.record.as_ref().is_some_and(|record| !matches!(record.stage, Stage::Bootstrapping { .. }));
+        if (!first || began) && self.check.acknowledged > 0 {
+            let name = self.nodes[node].name.clone();
+            self.violate("I11", format!("{name} makes data anew in a cluster that has some"));
+        }
+    }
+
+    /// The record has changed (I3, I4, I17).
+    pub fn check_record(&mut self, before: Option<&Decree>) {
+        let Some(after) = self.store.record.clone() else { return };
+        let Some(before) = before else { return };
+        if after.epoch < before.epoch || after.revision <= before.revision || after.reign < before.reign {
+            let (was, is) = ((before.epoch, before.revision), (after.epoch, after.revision));
+            return self.violate("I3", format!("the record goes from {was:?} to {is:?}"));
+        }
+        if after.reign == before.reign && after.primary != before.primary {
+            return self.violate("I3", format!("epoch {} gets a second primary", after.reign));
+        }
+        if after.burnt < before.burnt {
+            return self.violate("I3", "a burnt timeline may be used again".to_owned());
+        }
+        if after.primary != before.primary
+            && let Stage::Promoting { permission, .. } = &after.stage
+            && permission.candidate != after.primary
+        {
+            return self.violate("I4", format!("{} is promoted without permission", after.primary));
+        }
+        let within = |span: i64| {
+            let last = after.failovers.last().map_or(0, |at| at.as_second());
+            after.failovers.iter().filter(|at| last - at.as_second() < span).count()
+        };
+        if after.failovers.len() > before.failovers.len() && (within(60) > 2 || within(3_600) > 3) {
+            self.violate("I17", format!("{} automatic failovers in a minute", within(60)));
+        }
+    }
+
+    /// A disk is gone. What only it had was promised to nobody only if its primary acknowledged alone.
+    pub fn forgive(&mut self, _node: usize) {
+        let disks: Vec<_> = self.nodes.iter().filter_map(|node| node.disk.pg()).collect();
+        let exists = |known: &Known| disks.iter().any(|pg| known.at < pg.flushed && pg.log.has(known.at, known.serial));
+        let asynchronous = self.is_asynchronous();
+        let lost: Vec<u64> =
+            self.check.known.iter().filter(|k| (k.alone || asynchronous) && !exists(k)).map(|k| k.serial).collect();
+        let check = &mut self.check;
+        if !lost.is_empty() {
+            check.known.retain(|known| !lost.contains(&known.serial));
+            check.floor.losses += 1;
+            check.floor.last = check.known.iter().max_by_key(|k| k.at).map(|k| (k.at, k.serial));
+        }
+    }
+
+    /// Everything has healed a while ago: a gate is open, and clients are answered, or a person is needed and is told
+    /// why (I16).
+    pub fn check_liveness(&mut self) {
+        let open = (0..self.nodes.len()).any(|node| self.gate_of(node) == Gate::Open);
+        let answered = self.check.last_answer + secs(5) >= self.now;
+        if open && answered {
+            return;
+        }
+        let leading = self.controllers.iter().find(|controller| controller.watch.leads_since.is_some());
+        let holds: Vec<_> = leading
+            .and_then(|controller| controller.last_plan.as_ref())
+            .map(|plan| plan.holds.clone())
+            .unwrap_or_default();
+        if let Some(hold) = holds.iter().find(|hold| !hold.until.is_wait()) {
+            self.check.held = Some(format!("{:?}", hold.until));
+            return;
+        }
+        let gates: Vec<_> = (0..self.nodes.len()).map(|node| self.gate_of(node)).collect();
+        self.violate("I16", format!("healed, and nobody is answered: gates {gates:?}, the plan waits {holds:?}"));
+    }
+}

@@ -1,0 +1,96 @@
+//! The store: one record and one leader key, linearizable; any answer may get lost.
+
+use flypg_core::decree::Decree;
+use flypg_core::mutant;
+
+use super::ControllerEvent;
+use crate::time::{Time, ms};
+use crate::world::{Event, World};
+
+#[derive(Debug, Default)]
+pub struct Store {
+    pub record: Option<Decree>,
+    term: u64,
+    holder: u64,
+    renewed: Time,
+    /// It answers nobody until then.
+    pub outage: Time,
+    /// So many answers of ten thousand get lost, whatever came of the question.
+    pub loses: u64,
+}
+
+#[derive(Debug, Clone)]
+pub enum Op {
+    Read,
+    Decide {
+        term: u64,
+        instead_of: Option<Decree>,
+        decree: Box<Decree>,
+    },
+    /// Take the leader key, or keep it.
+    Lead {
+        holder: u64,
+    },
+}
+
+#[derive(Debug, Clone)]
+pub enum Answer {
+    Record {
+        record: Option<Box<Decree>>,
+        term: u64,
+    },
+    Decided(bool),
+    Leads {
+        term: u64,
+        mine: bool,
+    },
+    /// Nothing came back: it may have happened.
+    Unknown,
+}
+
+/// A leader key that was not renewed for so long is free.
+const KEY_TTL: Time = ms(3_000);
+
+impl World {
+    /// The store takes up a question.
+    pub fn store_event(&mut self, id: usize, life: u64, turn: u64, op: Op) {
+        if self.store.outage > self.now {
+            let event = ControllerEvent::Stored { turn, answer: Answer::Unknown };
+            return self.after(ms(1_000), Event::Controller { id, life, event });
+        }
+        let lost_before = self.rng.chance(self.store.loses / 2);
+        let lost_after = self.rng.chance(self.store.loses);
+        let answer = if lost_before { Answer::Unknown } else { self.carry_out(op) };
+        let delay = self.rng.tail(ms(1)..ms(10));
+        let (delay, answer) = if lost_after { (ms(1_000), Answer::Unknown) } else { (delay, answer) };
+        self.after(delay, Event::Controller { id, life, event: ControllerEvent::Stored { turn, answer } });
+    }
+
+    fn carry_out(&mut self, op: Op) -> Answer {
+        match op {
+            Op::Read => Answer::Record { record: self.store.record.clone().map(Box::new), term: self.store.term },
+            Op::Lead { holder } => {
+                let free = self.now.saturating_sub(self.store.renewed) > KEY_TTL || self.store.holder == 0;
+                let before = self.controllers.iter().any(|c| c.life == self.store.holder && c.up);
+                if self.store.holder != holder && (free || !before) {
+                    self.store.term += 1;
+                    self.store.holder = holder;
+                }
+                let mine = self.store.holder == holder;
+                if mine {
+                    self.store.renewed = self.now;
+                }
+                Answer::Leads { term: self.store.term, mine }
+            }
+            Op::Decide { term, instead_of, decree } => {
+                let same = term == self.store.term && self.store.record == instead_of;
+                let taken = same || mutant::off("R1");
+                if taken {
+                    let before = std::mem::replace(&mut self.store.record, Some(*decree));
+                    self.check_record(before.as_ref());
+                }
+                Answer::Decided(taken)
+            }
+        }
+    }
+}

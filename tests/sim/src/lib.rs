@@ -1,0 +1,41 @@
+//! A deterministic simulation of a cluster: the decisions of core, as they ship, inside shells, clocks, disks,
+//! networks, a PostgreSQL and a Fly that are models.
+//!
+//! One seed is one story: which cluster, which faults, when, and every delay in between. While it runs, the invariants
+//! of the protocol are looked at; where everything heals at the end, the cluster must get well. `SEED=… make sim` tells
+//! the story of a seed in words.
+
+#![cfg_attr(not(test), allow(clippy::module_name_repetitions))]
+
+mod agent;
+mod check;
+mod clients;
+mod controller;
+mod disk;
+mod fly;
+mod nemesis;
+mod net;
+mod postgres;
+mod rng;
+mod setup;
+mod story;
+mod sweep;
+mod time;
+mod wal;
+mod world;
+
+pub use check::Violation;
+pub use setup::{Fault, Setup};
+pub use sweep::{Sweep, sweep};
+pub use time::{Time, ms, secs};
+pub use world::{Outcome, World};
+
+/// One run.
+pub fn run(seed: u64) -> Outcome {
+    World::new(Setup::draw(seed), false).run()
+}
+
+/// The same run, with its story.
+pub fn tell(seed: u64) -> Outcome {
+    World::new(Setup::draw(seed), true).run()
+}

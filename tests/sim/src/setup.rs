@@ -1,0 +1,177 @@
+//! What one seed draws: a cluster, and which faults it will meet. Swarm testing: a run in which everything may happen
+//! at once finds less than many in which a few things happen often.
+
+use flypg_core::spec::{self, ClusterSpec, Durability, Profile};
+
+use crate::rng::Rng;
+use crate::time::{Time, secs};
+
+/// One kind of fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// A Machine ends without warning, and Fly starts it again.
+    VmCrash,
+    /// A Machine ends, and stays off for long.
+    VmLost,
+    /// The postmaster and all that belongs to it are killed.
+    PostgresCrash,
+    /// The agent's process stops for a while.
+    AgentPause,
+    /// Postgres' processes stop for a while.
+    PostgresPause,
+    /// A whole Machine stops for a while, its clock goes on.
+    VmPause,
+    /// A whole Machine is snapshotted for a while: its clocks stop too.
+    VmSnapshot,
+    /// The places fall into two halves.
+    Partition,
+    /// One direction between two places is cut.
+    OneWay,
+    /// Messages get slow, lost, doubled.
+    BadNet,
+    ControllerCrash,
+    ControllerPause,
+    /// The store answers nobody.
+    StoreOutage,
+    /// Answers of the store get lost, with or without effect.
+    StoreUnknown,
+    /// Fly's host does not answer: what runs on it goes on.
+    HostUnreachable,
+    /// The list of Machines is old, or lacks some.
+    StaleList,
+    /// Syncing to disk takes long.
+    SlowDisk,
+    /// One walsender stops for a while.
+    SenderPause,
+    /// Somebody cancels a wait for a standby.
+    CancelWait,
+    /// A volume is gone with all that is on it.
+    VolumeLost,
+    /// A volume is replaced by an older copy of it, in another Machine.
+    VolumeRestored,
+    /// A person orders a switchover.
+    Switchover,
+    /// A person asks for another durability.
+    SpecChange,
+}
+
+impl Fault {
+    pub const ALL: [Fault; 23] = [
+        Fault::VmCrash,
+        Fault::VmLost,
+        Fault::PostgresCrash,
+        Fault::AgentPause,
+        Fault::PostgresPause,
+        Fault::VmPause,
+        Fault::VmSnapshot,
+        Fault::Partition,
+        Fault::OneWay,
+        Fault::BadNet,
+        Fault::ControllerCrash,
+        Fault::ControllerPause,
+        Fault::StoreOutage,
+        Fault::StoreUnknown,
+        Fault::HostUnreachable,
+        Fault::StaleList,
+        Fault::SlowDisk,
+        Fault::SenderPause,
+        Fault::CancelWait,
+        Fault::VolumeLost,
+        Fault::VolumeRestored,
+        Fault::Switchover,
+        Fault::SpecChange,
+    ];
+}
+
+/// One run, before it begins.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub seed: u64,
+    pub spec: ClusterSpec,
+    pub nodes: usize,
+    pub controllers: usize,
+    pub writers: usize,
+    /// Which faults, each so many times.
+    pub faults: Vec<(Fault, usize)>,
+    /// Faults begin once the cluster is made, at this time.
+    pub calm: Time,
+    /// No fault begins after this.
+    pub quiet: Time,
+    pub end: Time,
+    /// Everything heals at `quiet`, and the cluster must get well until `end`.
+    pub heals: bool,
+}
+
+impl Setup {
+    pub fn draw(seed: u64) -> Self {
+        let rng = &mut Rng::new(seed);
+        let nodes = *rng.pick(&[1, 2, 2, 3, 3, 3, 3, 3, 4, 5]);
+        let mut spec = file();
+        spec.primary.nodes = u32::try_from(nodes).expect("five at most");
+        spec.durability = match nodes {
+            1 => Durability::Async,
+            2 => *rng.pick(&[Durability::Async, Durability::QuorumAvailable, Durability::Quorum]),
+            _ => *rng.pick(&[Durability::Quorum, Durability::Quorum, Durability::QuorumAvailable, Durability::Async]),
+        };
+        spec.failover.profile = *rng.pick(&[Profile::Fast, Profile::Fast, Profile::Balanced]);
+        spec.failover.read_fence = !rng.chance(2_500);
+        spec.failover.max_lag_bytes = *rng.pick(&[2_560, 16 << 20]);
+        let mut faults = Vec::new();
+        for _ in 0..rng.within(1..6) {
+            let fault = *rng.pick(&Fault::ALL);
+            if !faults.iter().any(|(known, _)| *known == fault) {
+                let often =
+                    if matches!(fault, Fault::VolumeLost | Fault::VolumeRestored) { 1 } else { rng.within(1..5) };
+                faults.push((fault, often as usize));
+            }
+        }
+        // A snapshot stops the clocks that leases are read on: only what needs no clock is promised then.
+        if faults.iter().any(|(fault, _)| *fault == Fault::VmSnapshot) {
+            if spec.durability == Durability::Async {
+                faults.retain(|(fault, _)| *fault != Fault::VmSnapshot);
+            } else {
+                spec.failover.read_fence = false;
+            }
+        }
+        let calm = secs(6);
+        let quiet = calm + secs(rng.within(20..50));
+        let heals = rng.chance(5_000);
+        Self {
+            seed,
+            spec,
+            nodes,
+            controllers: *rng.pick(&[1, 1, 2]),
+            writers: 2,
+            faults,
+            calm,
+            quiet,
+            end: if heals { quiet + secs(60) } else { quiet + secs(8) },
+            heals,
+        }
+    }
+
+    /// A cluster that meets no fault.
+    pub fn calm(seed: u64, nodes: usize, durability: Durability) -> Self {
+        let mut setup = Self::draw(seed);
+        setup.nodes = nodes;
+        setup.spec.primary.nodes = u32::try_from(nodes).expect("a few");
+        setup.spec.durability = durability;
+        setup.spec.failover.profile = Profile::Balanced;
+        setup.spec.failover.read_fence = true;
+        setup.spec.failover.max_lag_bytes = 16 << 20;
+        setup.controllers = 1;
+        setup.faults.clear();
+        setup.heals = true;
+        setup.quiet = setup.calm + secs(20);
+        setup.end = setup.quiet + secs(20);
+        setup
+    }
+}
+
+fn file() -> ClusterSpec {
+    let text = "apiVersion: flypg/v1\nkind: PostgresCluster\nmetadata: { name: orders-db }\nspec:\n  organization: \
+                personal\n  postgres: { version: 15 }\n  regions: { primary: { code: ord, nodes: 3 } }\n  machine: { \
+                cpuKind: shared, cpus: 2, memory: 4GB }\n  storage: { size: 40GB }\n  durability: quorum\n";
+    let mut clusters = spec::parse("simulated.yaml", text.as_bytes()).expect("the file is right");
+    clusters.remove(0).value
+}
