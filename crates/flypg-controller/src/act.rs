@@ -368,7 +368,7 @@ impl LiveActuator {
         match self.store.swap(cluster, instead_of, decree).await? {
             Swap::Done => Ok(()),
             Swap::Deposed => Err(ActError::Refused(Trouble::Deposed)),
-            Swap::Differs { found } => Err(ActError::Refused(Trouble::RecordDiffers { found: found.map(Box::new) })),
+            Swap::Differs { found } => Err(ActError::Refused(Trouble::RecordDiffers { found })),
         }
     }
 

@@ -255,4 +255,6 @@ fn due<'a>(waits: impl Iterator<Item = &'a Until>) -> Duration {
 }
 
 #[cfg(test)]
+mod fakes;
+#[cfg(test)]
 mod tests;

@@ -19,7 +19,7 @@ pub enum Swap {
     /// The record is now what was asked for; also if it was that already.
     Done,
     /// The record is something else, and was left alone.
-    Differs { found: Option<Decree> },
+    Differs { found: Option<Box<Decree>> },
     /// Another controller has taken over, and nothing was changed.
     Deposed,
 }
@@ -78,7 +78,7 @@ impl Records for Store {
                 return Ok(Swap::Done);
             }
             if found != instead_of {
-                return Ok(Swap::Differs { found });
+                return Ok(Swap::Differs { found: found.map(Box::new) });
             }
             let text = wanted.map(|decree| serde_json::to_string(&decree).expect("a decree has string keys only"));
             change.execute(
@@ -134,11 +134,11 @@ mod tests {
         let (a, b) = tokio::join!(one.swap(&cluster, None, Some(&first)), two.swap(&cluster, None, Some(&second)));
         let winner = match (a.unwrap(), b.unwrap()) {
             (Swap::Done, Swap::Differs { found }) => {
-                assert_eq!(found.as_ref(), Some(&first));
+                assert_eq!(found.as_deref(), Some(&first));
                 first
             }
             (Swap::Differs { found }, Swap::Done) => {
-                assert_eq!(found.as_ref(), Some(&second));
+                assert_eq!(found.as_deref(), Some(&second));
                 second
             }
             both => panic!("exactly one may win: {both:?}"),
