@@ -26,11 +26,12 @@ fn development() {
                 ~ ord-1 makes the cluster's data  (initdb)
 
               then
-                ~ record: ord-1 leads, in epoch 1  (the data are made)
-                ~ ord-1 leads  (as on record)
+                ~ record: ord-1 leads, in epoch 1; commits are acknowledged by the primary alone  (the data are made)
                 ~ machine ord-1: flypg_role=primary  (as on record)
+                ~ ord-1: addresses and roles of the others  (so that they route and keep WAL)
 
             5 to create, 5 to change, 0 to destroy
+            one node: when it is lost, the cluster waits until it is back
 
             plan again: quiet
         "#]],
@@ -60,16 +61,21 @@ fn two_node() {
                 ~ ord-1 makes the cluster's data  (initdb)
 
               then
-                ~ record: ord-1 leads, in epoch 1  (the data are made)
-                ~ ord-1 leads  (as on record)
+                ~ record: ord-1 leads, in epoch 1; commits are acknowledged by the primary alone  (the data are made)
                 ~ ord-2 follows ord-1  (after a clone, where its volume is blank)
                 ~ machine ord-1: flypg_role=primary  (as on record)
+                ~ ord-1: addresses and roles of the others  (so that they route and keep WAL)
 
               then
+                ~ record: ord-1 leads, in epoch 1, and is to acknowledge commits by the primary with ord-2  (as `durability` asks, with the standbys there are)
                 ~ ord-1, ord-2: addresses and roles of the others  (so that they route and keep WAL)
 
-            7 to create, 8 to change, 0 to destroy
-            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
+              then
+                ~ record: ord-1 leads, in epoch 1; commits are acknowledged by the primary with ord-2  (it is in effect, and covers everything before it)
+                ~ ord-1, ord-2: addresses and roles of the others  (so that they route and keep WAL)
+
+            7 to create, 12 to change, 0 to destroy
+            a commit is acknowledged once 1 of 1 standbys has it; no acknowledged commit is lost by the loss of any one node; writes go on while one node is left
 
             plan again: quiet
         "#]],
@@ -103,18 +109,23 @@ fn ha() {
                 ~ ord-1 makes the cluster's data  (initdb)
 
               then
-                ~ record: ord-1 leads, in epoch 1  (the data are made)
+                ~ record: ord-1 leads, in epoch 1; commits are acknowledged by the primary alone  (the data are made)
                 ~ ams-1 follows ord-1  (after a clone, where its volume is blank)
-                ~ ord-1 leads  (as on record)
                 ~ ord-2 follows ord-1  (after a clone, where its volume is blank)
                 ~ ord-3 follows ord-1  (after a clone, where its volume is blank)
                 ~ machine ord-1: flypg_role=primary  (as on record)
+                ~ ord-1: addresses and roles of the others  (so that they route and keep WAL)
 
               then
+                ~ record: ord-1 leads, in epoch 1, and is to acknowledge commits by the primary with any 1 of ord-2, ord-3  (as `durability` asks, with the standbys there are)
                 ~ ams-1, ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
 
-            11 to create, 12 to change, 0 to destroy
-            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
+              then
+                ~ record: ord-1 leads, in epoch 1; commits are acknowledged by the primary with any 1 of ord-2, ord-3  (it is in effect, and covers everything before it)
+                ~ ams-1, ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+
+            11 to create, 18 to change, 0 to destroy
+            a commit is acknowledged once 1 of 2 standbys have it; no acknowledged commit is lost by the loss of any one node; writes go on while 1 standby is away
 
             plan again: quiet
         "#]],
@@ -154,21 +165,26 @@ fn multi_region() {
                 ~ iad-1 makes the cluster's data  (initdb)
 
               then
-                ~ record: iad-1 leads, in epoch 1  (the data are made)
+                ~ record: iad-1 leads, in epoch 1; commits are acknowledged by the primary alone  (the data are made)
                 ~ fra-1 follows iad-1  (after a clone, where its volume is blank)
                 ~ fra-2 follows iad-1  (after a clone, where its volume is blank)
-                ~ iad-1 leads  (as on record)
                 ~ iad-2 follows iad-1  (after a clone, where its volume is blank)
                 ~ iad-3 follows iad-1  (after a clone, where its volume is blank)
                 ~ nrt-1 follows iad-1  (after a clone, where its volume is blank)
                 ~ syd-1 follows iad-1  (after a clone, where its volume is blank)
                 ~ machine iad-1: flypg_role=primary  (as on record)
+                ~ iad-1: addresses and roles of the others  (so that they route and keep WAL)
 
               then
+                ~ record: iad-1 leads, in epoch 1, and is to acknowledge commits by the primary with any 1 of iad-2, iad-3  (as `durability` asks, with the standbys there are)
                 ~ fra-1, fra-2, iad-1, iad-2, iad-3, nrt-1, syd-1: addresses and roles of the others  (so that they route and keep WAL)
 
-            17 to create, 18 to change, 0 to destroy
-            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
+              then
+                ~ record: iad-1 leads, in epoch 1; commits are acknowledged by the primary with any 1 of iad-2, iad-3  (it is in effect, and covers everything before it)
+                ~ fra-1, fra-2, iad-1, iad-2, iad-3, nrt-1, syd-1: addresses and roles of the others  (so that they route and keep WAL)
+
+            17 to create, 27 to change, 0 to destroy
+            a commit is acknowledged once 1 of 2 standbys have it; no acknowledged commit is lost by the loss of any one node; writes go on while 1 standby is away
 
             plan again: quiet
         "#]],
@@ -207,10 +223,15 @@ fn from_one_node_to_three_by_changing_a_number() {
                 ~ ord-3 follows ord-1  (after a clone, where its volume is blank)
 
               then
+                ~ record: whole copies are ord-1, ord-2, ord-3  (they have everything the primary has, or do not any more)
                 ~ ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
 
-            4 to create, 6 to change, 0 to destroy
-            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
+              then
+                ~ record: whole copies are ord-1, ord-2, ord-3  (they have everything the primary has, or do not any more)
+                ~ ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+
+            4 to create, 11 to change, 0 to destroy
+            async: a lost primary is replaced while a standby is left; up to 16 MB of what it acknowledged may be lost
 
             plan again: quiet
         "#]],
@@ -238,10 +259,11 @@ fn a_replica_region_is_added() {
                 ~ syd-1 follows ord-1  (after a clone, where its volume is blank)
 
               then
+                ~ record: whole copies are ord-1, ord-2, syd-1  (they have everything the primary has, or do not any more)
                 ~ ord-1, ord-2, syd-1: addresses and roles of the others  (so that they route and keep WAL)
 
-            2 to create, 6 to change, 0 to destroy
-            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
+            2 to create, 7 to change, 0 to destroy
+            a commit is acknowledged once 1 of 1 standbys has it; no acknowledged commit is lost by the loss of any one node; writes go on while one node is left
 
             plan again: quiet
         "#]],
@@ -270,10 +292,15 @@ fn a_volume_whose_machine_was_never_made_is_used() {
                 ~ ord-2 follows ord-1  (after a clone, where its volume is blank)
 
               then
+                ~ record: whole copies are ord-1, ord-2  (they have everything the primary has, or do not any more)
                 ~ ord-1, ord-2: addresses and roles of the others  (so that they route and keep WAL)
 
-            1 to create, 5 to change, 0 to destroy
-            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
+              then
+                ~ record: whole copies are ord-1, ord-2  (they have everything the primary has, or do not any more)
+                ~ ord-1, ord-2: addresses and roles of the others  (so that they route and keep WAL)
+
+            1 to create, 9 to change, 0 to destroy
+            async: a lost primary is replaced while a standby is left; up to 16 MB of what it acknowledged may be lost
 
             plan again: quiet
         "#]],
@@ -303,10 +330,15 @@ fn a_name_that_is_taken_is_left_to_whoever_has_it() {
                 ~ ord-3 follows ord-1  (after a clone, where its volume is blank)
 
               then
+                ~ record: whole copies are ord-1, ord-3  (they have everything the primary has, or do not any more)
                 ~ ord-1, ord-3: addresses and roles of the others  (so that they route and keep WAL)
 
-            2 to create, 4 to change, 0 to destroy
-            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
+              then
+                ~ record: whole copies are ord-1, ord-3  (they have everything the primary has, or do not any more)
+                ~ ord-1, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+
+            2 to create, 8 to change, 0 to destroy
+            async: a lost primary is replaced while a standby is left; up to 16 MB of what it acknowledged may be lost
 
             plan again: quiet
         "#]],

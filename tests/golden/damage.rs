@@ -25,7 +25,7 @@ fn a_stopped_machine_is_started() {
                 ~ ams-1, ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
 
             0 to create, 9 to change, 0 to destroy
-            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
+            a commit is acknowledged once 1 of 2 standbys have it; no acknowledged commit is lost by the loss of any one node; writes go on while 1 standby is away
 
             plan again: quiet
         "#]],
@@ -53,7 +53,7 @@ fn a_destroyed_replica_comes_back_on_its_volume() {
                 ~ ams-1, ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
 
             1 to create, 11 to change, 0 to destroy
-            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
+            a commit is acknowledged once 1 of 2 standbys have it; no acknowledged commit is lost by the loss of any one node; writes go on while 1 standby is away
 
             plan again: quiet
         "#]],
@@ -65,22 +65,43 @@ fn a_destroyed_primary_comes_back_on_its_volume() {
     check(
         Scenario::running("ha").happens(|world| world.destroy_machine("ord-1")),
         expect![[r#"
-            orders-db: ord-1 leads in epoch 1
+            orders-db: who leads after ord-1 is being found out, in epoch 2
 
               now
+                ~ record: an attempt to find who leads after ord-1, in epoch 2  (ord-1 has stopped: its machine is off)
+                ~ ams-1 promises the new epoch and says where its data end  (as on record)
+                ~ ord-2 promises the new epoch and says where its data end  (as on record)
+                ~ ord-3 promises the new epoch and says where its data end  (as on record)
                 + machine ord-1, shared-2x 4096 MB with flypg/postgres:15  (the file wants 3 here, there are 2)
+
+              then
+                ~ ams-1 promises the new epoch and says where its data end  (as on record)
+                ~ ord-2 promises the new epoch and says where its data end  (as on record)
+                ~ ord-3 promises the new epoch and says where its data end  (as on record)
+
+              then
+                ~ record: ord-2 is promoted to timeline 2, in epoch 2  (ord-2 has every acknowledged commit, and nobody else can acknowledge one)
+                ~ ord-2 is promoted to timeline 2  (as on record)
+                ~ ams-1, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+
+              then
+                ~ record: ord-2 leads, in epoch 2; commits are acknowledged by the primary with ord-3  (ord-2 has confirmed that it leads)
+                ~ ord-1 follows ord-2  (after a clone, where its volume is blank)
+                ~ machine ams-1: flypg_epoch=2  (as on record)
+                ~ machine ord-2: flypg_epoch=2, flypg_role=primary  (as on record)
+                ~ machine ord-3: flypg_epoch=2  (as on record)
                 ~ ams-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
 
               then
-                ~ ord-1 leads  (as on record)
-                ~ machine ord-1: flypg_role=primary  (as on record)
-                ~ ams-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
-
-              then
+                ~ record: ord-2 leads, in epoch 2, and is to acknowledge commits by the primary with any 1 of ord-1, ord-3  (as `durability` asks, with the standbys there are)
                 ~ ams-1, ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
 
-            1 to create, 12 to change, 0 to destroy
-            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
+              then
+                ~ record: ord-2 leads, in epoch 2; commits are acknowledged by the primary with any 1 of ord-1, ord-3  (it is in effect, and covers everything before it)
+                ~ ams-1, ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+
+            1 to create, 29 to change, 0 to destroy
+            a commit is acknowledged once 1 of 2 standbys have it; no acknowledged commit is lost by the loss of any one node; writes go on while 1 standby is away
 
             plan again: quiet
         "#]],
@@ -96,24 +117,54 @@ fn a_primary_whose_volume_is_gone_is_never_begun_anew() {
     check(
         scenario,
         expect![[r#"
-            orders-db: ord-1 leads in epoch 1
+            orders-db: who leads after ord-1 is being found out, in epoch 2
 
               now
+                ~ record: an attempt to find who leads after ord-1, in epoch 2  (ord-1 has stopped: its machine is off)
+                ~ ams-1 promises the new epoch and says where its data end  (as on record)
+                ~ ord-2 promises the new epoch and says where its data end  (as on record)
+                ~ ord-3 promises the new epoch and says where its data end  (as on record)
+
+              then
+                ~ ams-1 promises the new epoch and says where its data end  (as on record)
+                ~ ord-2 promises the new epoch and says where its data end  (as on record)
+                ~ ord-3 promises the new epoch and says where its data end  (as on record)
+
+              then
+                ~ record: ord-2 is promoted to timeline 2, in epoch 2  (ord-2 has every acknowledged commit, and nobody else can acknowledge one)
+                ~ ord-2 is promoted to timeline 2  (as on record)
+                + volume pg_ord_1, 40 GB in ord, daily snapshots kept 7 days  (the file wants 3 here, there are 2)
+                ~ ams-1, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+
+              then
+                ~ record: ord-2 leads, in epoch 2; commits are acknowledged by the primary with ord-3  (ord-2 has confirmed that it leads)
+                + machine ord-1, shared-2x 4096 MB with flypg/postgres:15  (the file wants 3 here, there are 2)
+                ~ machine ams-1: flypg_epoch=2  (as on record)
+                ~ machine ord-2: flypg_epoch=2, flypg_role=primary  (as on record)
+                ~ machine ord-3: flypg_epoch=2  (as on record)
                 ~ ams-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
 
               then
                 ~ ams-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
 
-              held
+              then
+                ~ ord-1 follows ord-2  (after a clone, where its volume is blank)
+
+              then
+                ~ record: ord-2 leads, in epoch 2, and is to acknowledge commits by the primary with any 1 of ord-1, ord-3  (as `durability` asks, with the standbys there are)
+                ~ ams-1, ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+
+              then
+                ~ record: ord-2 leads, in epoch 2; commits are acknowledged by the primary with any 1 of ord-1, ord-3  (it is in effect, and covers everything before it)
+                ~ ams-1, ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+
+              waiting now
                 ! ord-1: until the primary ord-1 is back with its volume
-                ! ams-1: until ams-1 streams from the primary
-                ! ord-2: until ord-2 streams from the primary
-                ! ord-3: until ord-3 streams from the primary
 
-            0 to create, 6 to change, 0 to destroy
-            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
+            2 to create, 32 to change, 0 to destroy
+            a commit is acknowledged once 1 of 2 standbys have it; no acknowledged commit is lost by the loss of any one node; writes go on while 1 standby is away
 
-            plan again: held
+            plan again: quiet
         "#]],
     );
 }
@@ -142,18 +193,30 @@ fn a_lost_record_is_taken_from_the_nodes() {
             orders-db: ord-1 leads, by what all nodes say
 
               now
-                ~ record: ord-1 leads, in epoch 1001  (the record was lost, and all nodes agree)
+                ~ record: ord-1 goes on leading, in epoch 1001  (the record was lost, and all nodes agree)
                 ~ ams-1 follows ord-1  (as on record)
-                ~ ord-1 leads  (as on record)
+                ~ ord-1 goes on leading in a new epoch  (as on record)
                 ~ ord-2 follows ord-1  (as on record)
                 ~ ord-3 follows ord-1  (as on record)
+
+              then
+                ~ record: ord-1 leads, in epoch 1001; commits are acknowledged by the primary alone  (ord-1 has confirmed that it leads)
                 ~ machine ams-1: flypg_epoch=1001  (as on record)
                 ~ machine ord-1: flypg_epoch=1001  (as on record)
                 ~ machine ord-2: flypg_epoch=1001  (as on record)
                 ~ machine ord-3: flypg_epoch=1001  (as on record)
+                ~ ams-1, ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
 
-            0 to create, 9 to change, 0 to destroy
-            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
+              then
+                ~ record: ord-1 leads, in epoch 1001, and is to acknowledge commits by the primary with any 1 of ord-2, ord-3  (as `durability` asks, with the standbys there are)
+                ~ ams-1, ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+
+              then
+                ~ record: ord-1 leads, in epoch 1001; commits are acknowledged by the primary with any 1 of ord-2, ord-3  (it is in effect, and covers everything before it)
+                ~ ams-1, ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+
+            0 to create, 24 to change, 0 to destroy
+            a commit is acknowledged once 1 of 2 standbys have it; no acknowledged commit is lost by the loss of any one node; writes go on while 1 standby is away
 
             plan again: quiet
         "#]],
@@ -228,10 +291,11 @@ fn a_quarantined_node_waits_for_a_person() {
                 ~ ord-1: addresses and roles of the others  (so that they route and keep WAL)
 
               held
+                ! waiting for standbys before commits are acknowledged: until 1 standbys are whole copies and stream (there are 0)
                 ! ord-2: until ord-2 is put in order: both slots of the ledger are unreadable
 
             0 to create, 1 to change, 0 to destroy
-            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
+            a commit is acknowledged once 1 of 1 standbys has it; no acknowledged commit is lost by the loss of any one node; writes go on while one node is left
 
             plan again: held
         "#]],
@@ -259,7 +323,7 @@ fn a_host_that_does_not_answer_is_not_a_missing_machine() {
                 ! ord-2: until ord-2 answers (connection timed out)
 
             0 to create, 3 to change, 0 to destroy
-            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
+            a commit is acknowledged once 1 of 2 standbys have it; no acknowledged commit is lost by the loss of any one node; writes go on while 1 standby is away
 
             plan again: held
         "#]],

@@ -22,7 +22,7 @@ fn a_parameter_that_takes_effect_at_once() {
                 ~ ord-3: work_mem = 64MB  (the file says so)
 
             0 to create, 4 to change, 0 to destroy
-            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
+            a commit is acknowledged once 1 of 2 standbys have it; no acknowledged commit is lost by the loss of any one node; writes go on while 1 standby is away
 
             plan again: quiet
         "#]],
@@ -58,7 +58,7 @@ fn a_parameter_that_needs_a_restart() {
                 ~ Postgres on ord-1 is restarted for max_connections  (it takes effect only at a start)  writes pause for about 2.0 s
 
             0 to create, 8 to change, 0 to destroy
-            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
+            a commit is acknowledged once 1 of 2 standbys have it; no acknowledged commit is lost by the loss of any one node; writes go on while 1 standby is away
 
             plan again: quiet
         "#]],
@@ -153,7 +153,7 @@ fn the_snapshot_policy_follows_the_file() {
                 ~ volume pg_ord_2: daily snapshots kept 30 days  (the file says so)
 
             0 to create, 2 to change, 0 to destroy
-            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
+            a commit is acknowledged once 1 of 1 standbys has it; no acknowledged commit is lost by the loss of any one node; writes go on while one node is left
 
             plan again: quiet
         "#]],
@@ -165,15 +165,16 @@ fn flycast_is_switched_off() {
     check(
         Scenario::running("development").edit(|spec| spec.flycast = !spec.flycast),
         expect![[r#"
-        notes-dev: ord-1 leads in epoch 1
+            notes-dev: ord-1 leads in epoch 1
 
-          now
-            - private address (known after apply)  (`access.flycast` is off)
+              now
+                - private address (known after apply)  (`access.flycast` is off)
 
-        0 to create, 0 to change, 1 to destroy
+            0 to create, 0 to change, 1 to destroy
+            one node: when it is lost, the cluster waits until it is back
 
-        plan again: quiet
-    "#]],
+            plan again: quiet
+        "#]],
     );
 }
 

@@ -3,12 +3,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use flypg_core::decree::{Decree, Epoch, Stage, SystemId};
+use flypg_core::decree::{CommitMode, Decree, Epoch, Member, Stage, SystemId};
+use flypg_core::failover::{History, Rule};
 use flypg_core::names::NodeName;
 use flypg_core::observed::{App, Machine, MachineConfig, Observed, Power, Seen, Unknown, Volume, metadata};
 use flypg_core::plan::{self, Action, Plan};
-use flypg_core::protocol::{Lsn, NodeReport, PgReport, PgRole, Phase, env};
-use flypg_core::spec::{ClusterSpec, Deletion, ReconcileMode, RegionSpec, SnapshotPolicy};
+use flypg_core::protocol::{Leading, Lsn, NodeReport, PgReport, PgRole, Phase, Standing, env};
+use flypg_core::spec::{ClusterSpec, Deletion, Durability, Profile, ReconcileMode, RegionSpec, SnapshotPolicy};
 use proptest::prelude::*;
 
 use crate::scenario::{NOW, Scenario, empty_fly, example};
@@ -16,16 +17,20 @@ use crate::scenario::{NOW, Scenario, empty_fly, example};
 fn specs() -> impl Strategy<Value = ClusterSpec> {
     let replicas = proptest::sample::subsequence(vec!["ams", "syd", "gru"], 0..=3);
     let deletion = prop_oneof![Just(Deletion::Protect), Just(Deletion::RetainVolumes), Just(Deletion::Delete)];
+    let durability = prop_oneof![Just(Durability::Async), Just(Durability::Quorum), Just(Durability::QuorumAvailable)];
     let mode = prop_oneof![8 => Just(ReconcileMode::Active), 1 => Just(ReconcileMode::FailoverOnly), 1 => Just(ReconcileMode::Observe)];
     let parameters = proptest::collection::btree_map(
         prop_oneof![Just("work_mem".to_owned()), Just("max_connections".to_owned()), Just("wal_buffers".to_owned())],
         "[1-9][0-9]{1,2}",
         0..3,
     );
-    (1..=5u32, replicas, 1..=2u32, deletion, mode, parameters, any::<bool>(), 1..=60u32).prop_map(
-        |(nodes, replicas, each, deletion, reconcile, parameters, flycast, retention_days)| {
+    (1..=5u32, replicas, 1..=2u32, deletion, mode, parameters, any::<bool>(), 1..=60u32, durability).prop_map(
+        |(nodes, replicas, each, deletion, reconcile, parameters, flycast, retention_days, durability)| {
+            let profile = if flycast { Profile::Fast } else { Profile::Patient };
             let mut spec = example("two-node");
             spec.primary.nodes = nodes;
+            spec.durability = if nodes == 1 { Durability::Async } else { durability };
+            spec.failover.profile = profile;
             spec.replicas =
                 replicas.iter().map(|code| RegionSpec { code: code.parse().unwrap(), nodes: each }).collect();
             spec.deletion = deletion;
@@ -97,7 +102,7 @@ fn fates() -> impl Strategy<Value = BTreeMap<String, Fate>> {
 }
 
 fn worlds() -> impl Strategy<Value = Observed> {
-    let record = proptest::option::of((1..=3u32, any::<bool>(), 1..=9u64));
+    let record = proptest::option::of((1..=3u32, 0..=6u8, 1..=9u64));
     (fates(), record, any::<bool>(), proptest::bool::weighted(0.1)).prop_map(|(fates, record, keyed, unreadable)| {
         let mut world = empty_fly();
         world.app = Seen::at(NOW, Some(App { organization: None }));
@@ -134,16 +139,38 @@ fn worlds() -> impl Strategy<Value = Observed> {
         if unreadable {
             world.volumes = Seen::Unknown { why: Unknown::Changing };
         }
-        let decree = record.map(|(ordinal, established, epoch)| Decree {
-            epoch: Epoch(epoch),
-            primary: NodeName::new("ord".parse().unwrap(), ordinal),
-            stage: match established {
-                true => Stage::Established { system_id: SystemId("1".to_owned()) },
-                false => Stage::Bootstrapping { nonce: "n".to_owned() },
-            },
-        });
+        let decree = record.map(|(ordinal, stage, epoch)| decree(ordinal, stage, epoch));
         world.record = Seen::at(NOW, decree);
         world
+    })
+}
+
+/// A record in some stage of its life.
+fn decree(ordinal: u32, stage: u8, epoch: u64) -> Decree {
+    let node = |ordinal| NodeName::new("ord".parse().unwrap(), ordinal);
+    let first = Decree::first(node(ordinal), "n".to_owned(), CommitMode::Synchronous, Profile::Balanced);
+    if stage == 0 {
+        return first;
+    }
+    let others: BTreeSet<NodeName> = (1..=3).filter(|other| *other != ordinal).map(node).collect();
+    let rule = Rule::any(1, others.clone()).unwrap();
+    first.amended(|next| {
+        next.system_id = Some(SystemId("1".to_owned()));
+        next.epoch = Epoch(epoch);
+        next.reign = Epoch(epoch);
+        next.lineage.authorise(Epoch(epoch), "n".to_owned());
+        let member = |node: &NodeName| Member { machine: format!("m-{node}"), incarnation: 1 };
+        next.members = (1..=3).map(node).map(|node| (node.clone(), member(&node))).collect();
+        next.rule = rule.clone();
+        next.stage = Stage::Established;
+        match stage {
+            1 => next.rule = Rule::alone(),
+            2 => next.joint = Some(rule),
+            3 => next.epoch = next.epoch.next(),
+            4 => next.stage = Stage::Reaffirming { nonce: "n".to_owned() },
+            5 => next.stage = Stage::HandingOver { to: others.into_iter().next().unwrap() },
+            _ => {}
+        }
     })
 }
 
@@ -178,7 +205,7 @@ fn machine(fate: &Fate, id: &str, power: Power) -> Machine {
 fn report(fate: &Fate, id: &str, fit: Fit) -> NodeReport {
     let primary: NodeName = "ord-1".parse().unwrap();
     let role = match fit {
-        Fit::Leads => PgRole::Primary { lsn: Lsn(9), replicas: Vec::new(), slots: BTreeMap::new() },
+        Fit::Leads => PgRole::Primary { lsn: Lsn(9), replicas: Vec::new(), slots: BTreeMap::new(), probe: None },
         _ => PgRole::Standby {
             received: None,
             replayed: Lsn(9),
@@ -199,13 +226,23 @@ fn report(fate: &Fate, id: &str, fit: Fit) -> NodeReport {
         machine: id.to_owned(),
         incarnation: 1,
         version: 1,
+        boot: "a boot".to_owned(),
+        sent: Default::default(),
         promised: Epoch(1),
         assignment: data.then(|| "an older one".to_owned()),
+        revision: 1,
+        standing: match fit {
+            Fit::Leads => Standing::Leading(Leading { confirmed: true, start: Some(Lsn(0)), ..Leading::default() }),
+            _ => Standing::Unbound,
+        },
+        pledged_for: None,
+        primary_heard: None,
         phase,
         postgres: data.then(|| PgReport {
             version: "15.20".to_owned(),
             system_id: SystemId(if matches!(fit, Fit::Foreign) { "666" } else { "1" }.to_owned()),
             timeline: 1,
+            history: Some(History { timeline: 1, switches: Vec::new(), markers: vec![(Epoch(1), "n".to_owned())] }),
             started_at: 0,
             role,
             settings: String::new(),

@@ -1,6 +1,7 @@
 //! What left the file.
 
 use expect_test::expect;
+use flypg_core::plan::{Action, Step};
 use flypg_core::spec::Deletion;
 
 use crate::scenario::{Edit, Scenario, check, check_holds};
@@ -13,8 +14,15 @@ fn from_three_nodes_to_one_keeps_the_volumes() {
             orders-db: ord-1 leads in epoch 1
 
               now
+                ~ record: ord-1 leads, in epoch 1, and is to acknowledge commits by the primary alone  (as `durability` asks, with the standbys there are)
+                ~ ams-1, ord-1, ord-3, ord-2: addresses and roles of the others  (so that they route and keep WAL)
+
+              then
+                ~ record: ord-1 leads, in epoch 1; commits are acknowledged by the primary alone  (it is in effect, and covers everything before it)
+                ~ ams-1, ord-1, ord-3, ord-2: addresses and roles of the others  (so that they route and keep WAL)
+
+              then
                 ~ machine ord-3 is stopped  (the file wants 1 here, there are 3)
-                ~ ams-1, ord-1: addresses and roles of the others  (so that they route and keep WAL)
 
               then
                 - machine ord-3  (the file wants 1 here, there are 3)
@@ -25,10 +33,8 @@ fn from_three_nodes_to_one_keeps_the_volumes() {
               then
                 - machine ord-2  (the file wants 1 here, there are 2)
 
-              waiting now
-                ! removing ord-2: until removing ord-3 is done
-
-            0 to create, 4 to change, 2 to destroy
+            0 to create, 12 to change, 2 to destroy
+            one node: when it is lost, the cluster waits until it is back
 
             plan again: quiet
         "#]],
@@ -47,8 +53,15 @@ fn with_deletion_delete_the_volumes_go_too() {
             orders-db: ord-1 leads in epoch 1
 
               now
+                ~ record: ord-1 leads, in epoch 1, and is to acknowledge commits by the primary with ord-2  (as `durability` asks, with the standbys there are)
+                ~ ams-1, ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+
+              then
+                ~ record: ord-1 leads, in epoch 1; commits are acknowledged by the primary with ord-2  (it is in effect, and covers everything before it)
+                ~ ams-1, ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+
+              then
                 ~ machine ord-3 is stopped  (the file wants 2 here, there are 3)
-                ~ ams-1, ord-1, ord-2: addresses and roles of the others  (so that they route and keep WAL)
 
               then
                 - machine ord-3  (the file wants 2 here, there are 3)
@@ -56,8 +69,12 @@ fn with_deletion_delete_the_volumes_go_too() {
               then
                 - volume pg_ord_3 (volume of pg_ord_3)  (its node is not wanted, and `deletion: delete` lets the data go)  its data are gone for good
 
-            0 to create, 4 to change, 2 to destroy
-            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
+              then
+                ~ record: whole copies are ams-1, ord-1, ord-2  (they have everything the primary has, or do not any more)
+                ~ ams-1, ord-1, ord-2: addresses and roles of the others  (so that they route and keep WAL)
+
+            0 to create, 15 to change, 2 to destroy
+            a commit is acknowledged once 1 of 1 standbys has it; no acknowledged commit is lost by the loss of any one node; writes wait while a standby is away
 
             plan again: quiet
         "#]],
@@ -73,13 +90,13 @@ fn a_replica_region_is_removed() {
 
               now
                 ~ machine ams-1 is stopped  (the region left the file)
-                ~ ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
+                ~ ord-1, ord-2, ord-3, ams-1: addresses and roles of the others  (so that they route and keep WAL)
 
               then
                 - machine ams-1  (the region left the file)
 
-            0 to create, 4 to change, 1 to destroy
-            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
+            0 to create, 5 to change, 1 to destroy
+            a commit is acknowledged once 1 of 2 standbys have it; no acknowledged commit is lost by the loss of any one node; writes go on while 1 standby is away
 
             plan again: quiet
         "#]],
@@ -94,10 +111,11 @@ fn nothing_is_removed_while_the_primary_is_silent() {
     check_holds(
         &now,
         expect![[r#"
-        ord-1: until ord-1 answers (connection timed out)
-        removing ord-3: until the primary ord-1 answers
-        removing ord-2: until removing ord-3 is done
-    "#]],
+            taking over from ord-1: until the primary ord-1 answers
+            ord-1: until ord-1 answers (connection timed out)
+            removing ord-3: until waiting for standbys before commits are acknowledged is done
+            removing ord-2: until removing ord-3 is done
+        "#]],
     );
 }
 
@@ -108,13 +126,18 @@ fn a_machine_whose_host_hides_whose_it_is_stays() {
         machine.host_ok = false;
         machine.config = None;
     });
-    let now = scenario.turns().remove(0);
-    assert!(now.steps.iter().all(|step| step.action.node() != Some(&crate::scenario::node("ord-3"))), "{now:#?}");
+    let turns = scenario.turns();
+    let about_it = |step: &&Step| step.action.node() == Some(&crate::scenario::node("ord-3"));
+    for step in turns.iter().flat_map(|turn| &turn.steps).filter(about_it) {
+        // Its agent, which has our key, is told where the others are.
+        assert!(matches!(step.action, Action::Assign { .. }), "{step:#?}");
+    }
     check_holds(
-        &now,
+        turns.last().expect("there is one"),
         expect![[r#"
-        removing ord-3: until the host of ord-3 answers again
-    "#]],
+            ord-3: until ord-3 streams from the primary
+            removing ord-3: until the host of ord-3 answers again
+        "#]],
     );
 }
 
@@ -131,20 +154,35 @@ fn a_primary_that_is_not_the_first_stays() {
     check(
         scenario.edit(|spec| spec.primary.nodes = 1),
         expect![[r#"
-        billing-db: ord-2 leads in epoch 1
+            billing-db: ord-2 leads in epoch 1
 
-          now
-            ~ machine ord-2: flypg_role=primary  (as on record)
-            ~ machine ord-1 is stopped  (the file wants 1 here, there are 2)
-            ~ ord-2: addresses and roles of the others  (so that they route and keep WAL)
+              now
+                ~ ord-1 follows ord-2  (as on record)
+                ~ machine ord-2: flypg_role=primary  (as on record)
+                ~ ord-2: addresses and roles of the others  (so that they route and keep WAL)
 
-          then
-            - machine ord-1  (the file wants 1 here, there are 2)
+              then
+                ~ record: ord-2 leads, in epoch 1, and is to acknowledge commits by the primary alone  (as `durability` asks, with the standbys there are)
+                ~ ord-2, ord-1: addresses and roles of the others  (so that they route and keep WAL)
 
-        0 to create, 3 to change, 1 to destroy
+              then
+                ~ record: ord-2 leads, in epoch 1; commits are acknowledged by the primary alone  (it is in effect, and covers everything before it)
+                ~ ord-2, ord-1: addresses and roles of the others  (so that they route and keep WAL)
 
-        plan again: quiet
-    "#]],
+              then
+                ~ machine ord-1 is stopped  (the file wants 1 here, there are 2)
+
+              then
+                - machine ord-1  (the file wants 1 here, there are 2)
+
+              waiting now
+                ! removing ord-1: until the primary ord-2 answers
+
+            0 to create, 10 to change, 1 to destroy
+            one node: when it is lost, the cluster waits until it is back
+
+            plan again: quiet
+        "#]],
     );
 }
 
@@ -188,7 +226,7 @@ fn a_cluster_that_left_the_files_goes_and_its_volumes_stay() {
                 - machine ord-1  (the cluster left the files)
 
             0 to create, 4 to change, 4 to destroy
-            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
+            a commit is acknowledged once 1 of 2 standbys have it; no acknowledged commit is lost by the loss of any one node; writes go on while 1 standby is away
 
             plan again: quiet
         "#]],
@@ -232,7 +270,7 @@ fn a_cluster_that_left_the_files_goes_altogether() {
                 - record of orders-db  (the cluster left the files)
 
             0 to create, 4 to change, 10 to destroy
-            note: this version replicates asynchronously and promotes no node by itself, whatever the file says
+            a commit is acknowledged once 1 of 2 standbys have it; no acknowledged commit is lost by the loss of any one node; writes go on while 1 standby is away
 
             plan again: quiet
         "#]],
@@ -260,6 +298,7 @@ fn an_app_with_something_else_in_it_is_not_deleted() {
                 - volume pg_ord_1 (volume of pg_ord_1)  (the cluster left the files)  its data are gone for good
 
             0 to create, 1 to change, 2 to destroy
+            one node: when it is lost, the cluster waits until it is back
 
             plan again: quiet
         "#]],

@@ -2,9 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
 
 use crate::Timestamp;
 use crate::decree::SystemId;
+use crate::failover::lease::Mono;
 use crate::failover::{History, Rule, Switch};
 use crate::names::NodeName;
 use crate::observed::{Address, App, Machine, MachineConfig, Observed, Power, Seen, Unknown, Volume};
@@ -142,7 +144,27 @@ pub fn settle(world: &mut Observed, now: Timestamp) -> bool {
         }
     }
     stream(world);
+    pass_time(world);
     *world != before
+}
+
+/// Long enough for every lease that may be out there to be over, where that is waited for.
+fn pass_time(world: &mut Observed) {
+    const LONG: Duration = Duration::from_secs(60);
+    let Some(Some(decree)) = world.record.known() else { return };
+    if !decree.is_electing() && decree.leaving.is_none() {
+        return;
+    }
+    let watch = &mut world.watch;
+    let since = *watch.leads_since.get_or_insert(watch.now);
+    let since = watch.granted.map_or(since, |granted| granted.last.max(since));
+    watch.revision_since.get_or_insert((decree.revision, since));
+    watch.now = watch.now.max(Mono(since.0 + LONG));
+    if let Some((revision, at)) = &mut watch.revision_since
+        && *revision != decree.revision
+    {
+        (*revision, *at) = (decree.revision, since);
+    }
 }
 
 fn edit<T>(items: Option<&mut Vec<T>>, which: impl Fn(&T) -> bool, change: impl Fn(&mut T)) {

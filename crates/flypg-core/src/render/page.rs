@@ -51,6 +51,9 @@ impl Preview<'_> {
                         Some((what, why)) => lines.push(Line { mark: '~', what, why: why.to_owned(), risk: None }),
                         None => routed.push(assignment.node.to_string()),
                     },
+                    Action::Decide { decree, .. } if step.why == Why::MembersChanged => {
+                        lines.push(line(step, '~', words::members(decree)));
+                    }
                     action => {
                         let (mark, what) = words::action(action);
                         lines.push(line(step, mark, what));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use crate::decree::Stage;
+use crate::decree::{Decree, Stage};
 use crate::failover::{Missing, Rule, Verdict};
 use crate::names::NodeName;
 use crate::plan::{Action, Field, Hold, Progress, Step, Subject, Suspicion, Until, Why, Work};
@@ -12,6 +12,7 @@ use crate::spec::{ClusterSpec, Deletion, Durability, ReconcileMode, SnapshotPoli
 /// One step as one line: its mark, what is done, and why.
 pub fn step(step: &Step) -> String {
     let (mark, what) = match (&step.action, &step.why) {
+        (Action::Decide { decree, .. }, Why::MembersChanged) => ('~', members(decree)),
         (Action::Assign { assignment, .. }, Why::OthersChanged) => {
             ('~', format!("{} learns where the others are", assignment.node))
         }
@@ -91,6 +92,11 @@ fn act(action: &Action) -> String {
         Action::DeleteApp { app } => format!("app {app}"),
         Action::Forget { cluster, .. } => format!("record of {cluster}"),
     }
+}
+
+/// Who counts, on record.
+pub(super) fn members(decree: &Decree) -> String {
+    format!("record: whole copies are {}", list(decree.members.keys().map(ToString::to_string)))
 }
 
 /// What a node is told, in a few words.
@@ -185,7 +191,7 @@ pub fn why(why: &Why) -> String {
         Why::Chosen { node } => format!("{node} has every acknowledged commit, and nobody else can acknowledge one"),
         Why::Abandoned { node } => format!("nobody was promoted, and {node} is well"),
         Why::Established { node } => format!("{node} has confirmed that it leads"),
-        Why::MembersChanged => "what counts as a whole copy has changed".to_owned(),
+        Why::MembersChanged => "they have everything the primary has, or do not any more".to_owned(),
         Why::RuleChange => "as `durability` asks, with the standbys there are".to_owned(),
         Why::RuleChanged => "it is in effect, and covers everything before it".to_owned(),
         Why::ProfileChange => "`failover.profile` says so".to_owned(),

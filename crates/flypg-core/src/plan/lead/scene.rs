@@ -18,6 +18,7 @@ const DISK_FULL_PERCENT: u64 = 95;
 /// A standby that is no further behind than this counts (protocol §2.6).
 const LAG_MAX: u64 = 16 << 20;
 
+#[derive(Clone, Copy)]
 pub(super) struct Scene<'a> {
     pub(super) spec: &'a ClusterSpec,
     pub(super) census: &'a Census<'a>,

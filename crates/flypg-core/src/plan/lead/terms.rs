@@ -50,16 +50,19 @@ pub(super) fn next(scene: &Scene<'_>) -> (Option<Course>, Vec<(Work, Until)>) {
         holds.push((Work::Rule, Until::RuleInEffect { rule: joint.clone() }));
         return (None, holds);
     }
-    let changes =
-        [members(scene), profile(scene, &mut holds), mode(scene), rule(scene, &mut holds), pledgers(scene, told)];
-    let first = changes.into_iter().flatten().next();
+    // Who counts is what the rest goes by, and may change together with it.
+    let counted = members(scene).map(|members| Decree { members, ..decree.clone() });
+    let scene = &Scene { decree: counted.as_ref().unwrap_or(decree), ..*scene };
+    let changes = [profile(scene, &mut holds), mode(scene), rule(scene, &mut holds), pledgers(scene, told)];
+    let alone = || counted.as_ref().map(|counted| (counted.amended(|_| ()), Why::MembersChanged));
+    let first = changes.into_iter().flatten().next().or_else(alone);
     (first.map(|(next, why)| Course::Decide(Box::new(next), why)), holds)
 }
 
 type Change = Option<(Decree, Why)>;
 
 /// Who counts: whoever is found to be a whole copy now, and whoever was and is still wanted (rules R9, R17).
-fn members(scene: &Scene<'_>) -> Change {
+fn members(scene: &Scene<'_>) -> Option<BTreeMap<NodeName, Member>> {
     let decree = scene.decree;
     let mut members: BTreeMap<NodeName, Member> = decree.members.clone();
     for name in scene.census.nodes.keys().filter(|name| scene.is_admitted(name)) {
@@ -70,7 +73,7 @@ fn members(scene: &Scene<'_>) -> Change {
     let bound = |name: &NodeName| decree.rule.members().contains(name) || decree.pledgers.contains(name);
     // A node is forgotten once nothing of it is left.
     members.retain(|name, _| bound(name) || *name == decree.primary || scene.node(name).is_some());
-    (members != decree.members).then(|| (decree.amended(|next| next.members = members), Why::MembersChanged))
+    (members != decree.members).then_some(members)
 }
 
 /// Other times for leases: leases of the longer ones are waited out before that is forgotten.

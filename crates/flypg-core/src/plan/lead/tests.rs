@@ -144,9 +144,6 @@ fn a_primary_that_is_silent_is_replaced_once_its_lease_is_over() {
               ~ record: an attempt to find who leads after ord-1, in epoch 2: ord-1 left 3 questions unanswered
               ~ ord-2 promises the new epoch and says where its data end: as on record
               ~ ord-3 promises the new epoch and says where its data end: as on record
-              (taking over from ord-1: until the last lease of ord-1 is over, in 4.5 s)
-              (ord-1: until ord-1 answers)
-            seven seconds later
               ~ record: ord-2 is promoted to timeline 2, in epoch 2: ord-2 has every acknowledged commit, and nobody else can acknowledge one
               ~ ord-2 is promoted to timeline 2: as on record
               ~ ord-3 follows ord-2: as on record
@@ -156,6 +153,8 @@ fn a_primary_that_is_silent_is_replaced_once_its_lease_is_over() {
               ~ machine ord-1: flypg_epoch=2, flypg_role=replica: as on record
               ~ machine ord-2: flypg_epoch=2, flypg_role=primary: as on record
               ~ machine ord-3: flypg_epoch=2: as on record
+              (ord-1: until ord-1 answers)
+            seven seconds later
               (ord-1: until ord-1 answers)
         "#]],
     );
@@ -301,15 +300,15 @@ fn two_nodes_fail_over_with_the_survivor() {
             ord-1 is silent
               ~ record: an attempt to find who leads after ord-1, in epoch 2: ord-1 left 3 questions unanswered
               ~ ord-2 promises the new epoch and says where its data end: as on record
-              (taking over from ord-1: until the last lease of ord-1 is over, in 4.5 s)
-              (ord-1: until ord-1 answers)
-            its machine is proven stopped
               ~ record: ord-2 is promoted to timeline 2, in epoch 2: ord-2 has every acknowledged commit, and nobody else can acknowledge one
               ~ ord-2 is promoted to timeline 2: as on record
               ~ record: ord-2 leads, in epoch 2; commits are acknowledged by the primary alone: ord-2 has confirmed that it leads
               ~ ord-2 learns where the others are: so that it routes and keeps WAL
               ~ machine ord-1: flypg_epoch=2, flypg_role=replica: as on record
               ~ machine ord-2: flypg_epoch=2, flypg_role=primary: as on record
+              (waiting for standbys before commits are acknowledged: until 1 standbys are whole copies and stream (there are 0))
+              (ord-1: until ord-1 answers)
+            its machine is proven stopped
               (waiting for standbys before commits are acknowledged: until 1 standbys are whole copies and stream (there are 0))
               (ord-1: until ord-1 answers)
         "#]],
