@@ -261,7 +261,8 @@ pub enum NodeStep {
     /// is the higher one of those of the last checkpoint and of the minimum recovery end: a promotion that was cut
     /// short after its first record shows only in the latter.
     InspectStopped,
-    /// Leave stubs for the burnt timelines, promote, and see that the timeline is this one (rule R8).
+    /// Leave stubs for the burnt timelines, and promote (rule R8). [`Local::data`] and [`Local::reign`] are to be looked
+    /// at anew after it.
     Promote {
         timeline: u32,
         burnt: Vec<u32>,
@@ -283,8 +284,8 @@ pub enum NodeStep {
     Drain,
     /// The durable promise never to lead in this epoch again (fence F5).
     RecordRelinquished,
-    /// Postgres of a primary is stopped, and its data fit the lineage, or are to be judged as a standby's: leave
-    /// `standby.signal`, and remember that they are a copy's.
+    /// Postgres of a primary is stopped, and nothing says that its data do not fit the lineage: leave `standby.signal`,
+    /// and remember that they are a copy's.
     BecomeStandby,
     /// Remember that the data are about to be touched (rule R16).
     RecordRewinding,

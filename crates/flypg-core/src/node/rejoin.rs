@@ -27,14 +27,13 @@ pub(super) fn untouched(told: &Assignment, local: &Local, standby_signal: bool, 
     if local.end.is_none() {
         return NodeStep::InspectStopped;
     }
-    let why = match &local.astray {
-        Some(astray) => words(astray),
-        None if local.clean => return NodeStep::BecomeStandby,
-        None => "it was not shut down cleanly, so nobody knows whether its data fit".to_owned(),
-    };
-    match remake {
-        true => NodeStep::RecordRewinding,
-        false => step::hold(format!("{why}; its data are left as they are for now"), now),
+    match &local.astray {
+        Some(_) if remake => NodeStep::RecordRewinding,
+        Some(astray) => step::hold(format!("{}; its data are left as they are for now", words(astray)), now),
+        // After a crash nobody knows where its data end until they are replayed. As a standby it replays them, writes
+        // nothing of its own, and says then whether they fit; the new primary's marker may be waiting for just this
+        // node's acknowledgement, so that it cannot wait for that primary to be sure.
+        None => NodeStep::BecomeStandby,
     }
 }
 

@@ -67,6 +67,8 @@ pub(super) fn promoted(
     }
     match (local.reign.in_recovery, local.reign.timeline) {
         (true, _) => NodeStep::Promote { timeline, burnt },
+        // The data were looked at before it was promoted.
+        (false, _) if standby_signal => NodeStep::Nothing,
         (false, Some(seen)) => arrived(seen),
         // Not looked at since it came up.
         (false, None) => NodeStep::Nothing,

@@ -315,3 +315,6 @@ fn terms(ledger: &Ledger) -> Option<Terms> {
 fn after(at: BootTime, wait: Duration) -> BootTime {
     BootTime(at.0.saturating_add(wait))
 }
+
+#[cfg(test)]
+mod tests;

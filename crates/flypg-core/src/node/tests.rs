@@ -1,14 +1,20 @@
+mod properties;
+mod roles;
+
 use std::collections::BTreeSet;
 
-use proptest::prelude::*;
-
 use super::*;
-use crate::decree::Epoch;
+use crate::failover::{Branch, History, Lineage};
 use crate::ledger::{Ledger, LedgerRole};
-use crate::protocol::{Assignment, Peer, PeerRole, Task};
+use crate::protocol::{Assignment, Lsn, Peer, PeerRole, Task, Terms};
+use crate::spec::Profile;
 
 fn at(second: i64) -> Timestamp {
     Timestamp::from_second(1_000_000 + second).unwrap()
+}
+
+fn name(node: &str) -> NodeName {
+    node.parse().unwrap()
 }
 
 fn system() -> SystemId {
@@ -24,41 +30,133 @@ fn by_initdb() -> Option<Origin> {
 }
 
 fn by_clone() -> Option<Origin> {
-    Some(Origin::Clone { from: "ord-1".parse().unwrap() })
+    Some(Origin::Clone { from: name("ord-1") })
 }
 
-fn told(node: &str, task: Task) -> Assignment {
+/// What `node` is told in `epoch`.
+fn told(node: &str, epoch: u64, task: Task) -> Assignment {
     let peers = ["ord-1", "ord-2", "ams-1"];
     Assignment {
         cluster: "orders-db".parse().unwrap(),
-        node: node.parse().unwrap(),
-        epoch: Epoch(1),
+        node: name(node),
+        epoch: Epoch(epoch),
+        revision: epoch,
         task,
         peers: peers
-            .map(|n| Peer { node: n.parse().unwrap(), address: "127.0.0.1".parse().unwrap(), role: PeerRole::Joining })
+            .map(|n| Peer { node: name(n), address: "127.0.0.1".parse().unwrap(), role: PeerRole::Joining })
             .into(),
+        profile: Profile::Balanced,
         parameters: BTreeMap::new(),
     }
 }
 
-fn primary() -> Ledger {
-    let ledger = Ledger::blank("orders-db".parse().unwrap(), "ord-1".parse().unwrap(), "m1".to_owned());
-    let task = Task::Bootstrap { nonce: "n1".to_owned() };
-    ledger.accept(&told("ord-1", task), &DataDir::Blank).unwrap()
+fn rule() -> Rule {
+    Rule::any(1, [name("ord-1"), name("ams-1")].into()).unwrap()
 }
 
+fn terms() -> Terms {
+    Terms { nonce: "n2".to_owned(), rule: rule(), pledges: vec![rule()] }
+}
+
+fn follow(primary: &str, remake: bool) -> Task {
+    let first = Branch { epoch: Epoch(1), timeline: 1, start: Lsn(0), node: name("ord-1") };
+    let lineage = Lineage::new(first, "n1".to_owned());
+    Task::Follow { primary: name(primary), system_id: system(), lineage, remake }
+}
+
+fn promote() -> Task {
+    Task::Promote { system_id: system(), timeline: 3, burnt: vec![2], terms: terms() }
+}
+
+fn hand_over() -> Task {
+    Task::HandOver { system_id: system(), terms: terms(), to: name("ord-1") }
+}
+
+/// `ledger` once it has accepted `task` in `epoch`.
+fn then(ledger: &Ledger, epoch: u64, task: Task) -> Ledger {
+    ledger.accept(&told(&ledger.node.to_string(), epoch, task), &complete(false, None)).unwrap()
+}
+
+/// `ord-1`, told to make the cluster's data.
+fn primary() -> Ledger {
+    let ledger = Ledger::blank("orders-db".parse().unwrap(), name("ord-1"), "m1".to_owned());
+    ledger.accept(&told("ord-1", 1, Task::Bootstrap { nonce: "n1".to_owned() }), &DataDir::Blank).unwrap()
+}
+
+/// `ord-2`, told to follow it.
 fn replica() -> Ledger {
-    let ledger = Ledger::blank("orders-db".parse().unwrap(), "ord-2".parse().unwrap(), "m2".to_owned());
-    let task = Task::Follow { primary: "ord-1".parse().unwrap(), system_id: system() };
-    ledger.accept(&told("ord-2", task), &DataDir::Blank).unwrap()
+    let ledger = Ledger::blank("orders-db".parse().unwrap(), name("ord-2"), "m2".to_owned());
+    ledger.accept(&told("ord-2", 1, follow("ord-1", true)), &DataDir::Blank).unwrap()
+}
+
+/// `ord-2`, recruited in epoch 2.
+fn recruited() -> Ledger {
+    then(&replica().made(&system()).unwrap(), 2, Task::Recruit)
+}
+
+/// `ord-2`, to be promoted in epoch 2.
+fn promoting() -> Ledger {
+    then(&recruited(), 2, promote())
+}
+
+/// `ord-2`, promoted in epoch 2.
+fn promoted() -> Ledger {
+    promoting().promoted().unwrap()
+}
+
+/// `ord-2`, which led in epoch 2 and follows in epoch 3.
+fn rejoining(remake: bool) -> Ledger {
+    then(&promoted(), 3, follow("ord-1", remake))
+}
+
+fn up(data: DataDir) -> Local {
+    Local { postmaster: Postmaster::Up, settings: SettingsSeen::Loaded, ..Local::fresh(15, data) }
+}
+
+fn down(data: DataDir) -> Local {
+    Local { settings: SettingsSeen::Written, ..Local::fresh(15, data) }
+}
+
+/// A primary that runs and that all is right with.
+fn reigning() -> Local {
+    let slots = ["flypg_ord_1", "flypg_ams_1"].map(|slot| (slot.to_owned(), SlotSeen { active: true, lost: false }));
+    Local {
+        roles_ensured: true,
+        slots: Some(slots.into()),
+        may_lead: true,
+        reign: ReignSeen {
+            in_recovery: false,
+            timeline: Some(3),
+            confirmed: true,
+            rule: Some(rule()),
+            covered: true,
+            checkpointed: true,
+            drained: false,
+        },
+        ..up(complete(false, by_clone()))
+    }
+}
+
+fn end(timeline: u32) -> Option<End> {
+    Some(End { history: History { timeline, switches: vec![], markers: vec![] }, lsn: Lsn(9) })
 }
 
 const PRIMARY_AT: u64 = u64::MAX / 2;
 
 fn stranded_at(room: bool, lsn: u64) -> Stranded {
-    let position = |lsn| Position { timeline: 1, lsn: crate::protocol::Lsn(lsn) };
+    let position = |lsn| Position { timeline: 1, lsn: Lsn(lsn) };
     let seen = PrimarySeen { system_id: system(), at: position(PRIMARY_AT), ended: vec![], keeps_wal: true };
     Stranded { own: position(lsn), room, asked: Some((at(0), Ok(seen))) }
+}
+
+#[track_caller]
+fn held(step: NodeStep, words: &str) {
+    assert!(matches!(&step, NodeStep::Hold { why, .. } if why.contains(words)), "{words}: {step:?}");
+}
+
+#[track_caller]
+fn quarantined(step: NodeStep, words: &str) {
+    assert!(matches!(&step, NodeStep::Quarantine { why } if why.contains(words)), "{words}: {step:?}");
 }
 
 #[test]
@@ -79,14 +177,10 @@ fn a_stranded_standby_is_copied_again_only_while_it_runs_and_follows() {
     assert_eq!(primary().made(&system()).unwrap().given_up(), None);
 }
 
-fn up(data: DataDir) -> Local {
-    Local { postmaster: Postmaster::Up, settings: SettingsSeen::Loaded, ..Local::fresh(15, data) }
-}
-
 #[test]
 fn from_blank_to_running_primary() {
     let ledger = primary();
-    let mut local = Local::fresh(15, DataDir::Blank);
+    let mut local = Local { may_lead: true, ..Local::fresh(15, DataDir::Blank) };
     assert_eq!(next(&ledger, &local, at(0)), NodeStep::Initdb { nonce: "n1".to_owned() });
     local.data = DataDir::Unfinished(by_initdb());
     assert_eq!(next(&ledger, &local, at(0)), NodeStep::RemoveUnfinished);
@@ -100,11 +194,21 @@ fn from_blank_to_running_primary() {
     assert_eq!(next(&ledger, &local, at(0)), NodeStep::Nothing);
     local.postmaster = Postmaster::Up;
     local.settings = SettingsSeen::Loaded;
-    assert_eq!(next(&ledger, &local, at(0)), NodeStep::EnsureRoles);
-    local.roles_ensured = true;
+    assert_eq!(next(&ledger, &local, at(0)), NodeStep::Nothing, "which slots there are is not known yet");
     local.slots = Some(BTreeMap::new());
     let create = ["flypg_ams_1", "flypg_ord_2"].map(str::to_owned).into();
     assert_eq!(next(&ledger, &local, at(0)), NodeStep::EnsureSlots { create, drop: BTreeSet::new() });
+    let slots = ["flypg_ams_1", "flypg_ord_2"].map(|slot| (slot.to_owned(), SlotSeen { active: false, lost: false }));
+    local.slots = Some(slots.into());
+    assert_eq!(next(&ledger, &local, at(0)), NodeStep::EnsureRule { rule: Rule::alone() });
+    (local.reign.rule, local.reign.covered) = (Some(Rule::alone()), true);
+    assert_eq!(next(&ledger, &local, at(0)), NodeStep::Confirm { epoch: Epoch(1), nonce: "n1".to_owned() });
+    local.reign.confirmed = true;
+    assert_eq!(next(&ledger, &local, at(0)), NodeStep::EnsureRoles);
+    local.roles_ensured = true;
+    assert_eq!(next(&ledger, &local, at(0)), NodeStep::Checkpoint);
+    local.reign.checkpointed = true;
+    assert_eq!(next(&ledger, &local, at(0)), NodeStep::Nothing);
 }
 
 #[test]
@@ -124,27 +228,26 @@ fn from_blank_to_running_replica() {
 
 #[test]
 fn slots_follow_the_peers_and_spare_what_is_not_ours() {
-    let ledger = primary().made(&system()).unwrap();
-    let slots = ["flypg_ord_2", "flypg_ams_1", "flypg_syd_1", "debezium", "flypg_export"];
+    let slots = ["flypg_ord_1", "flypg_ams_1", "flypg_syd_1", "debezium", "flypg_export"];
     let slots = slots.map(|name| (name.to_owned(), SlotSeen { active: false, lost: false })).into();
-    let local = Local { roles_ensured: true, slots: Some(slots), ..up(complete(false, by_initdb())) };
+    let local = Local { slots: Some(slots), ..reigning() };
     let drop = BTreeSet::from(["flypg_syd_1".to_owned()]);
-    assert_eq!(next(&ledger, &local, at(0)), NodeStep::EnsureSlots { create: BTreeSet::new(), drop });
+    assert_eq!(next(&promoted(), &local, at(0)), NodeStep::EnsureSlots { create: BTreeSet::new(), drop });
 
     let mut lost = local.slots.clone().unwrap();
     lost.remove("flypg_syd_1");
-    for name in ["flypg_ord_2", "debezium"] {
+    for name in ["flypg_ord_1", "debezium"] {
         lost.insert(name.to_owned(), SlotSeen { active: false, lost: true });
     }
-    let drop = BTreeSet::from(["flypg_ord_2".to_owned()]);
+    let drop = BTreeSet::from(["flypg_ord_1".to_owned()]);
     let local = Local { slots: Some(lost), ..local };
-    assert_eq!(next(&ledger, &local, at(0)), NodeStep::EnsureSlots { create: BTreeSet::new(), drop });
+    assert_eq!(next(&promoted(), &local, at(0)), NodeStep::EnsureSlots { create: BTreeSet::new(), drop });
 }
 
 #[test]
 fn crashes_are_answered_at_once_until_there_are_too_many() {
+    let mut local = Local { may_lead: true, ..down(complete(false, by_initdb())) };
     let ledger = primary().made(&system()).unwrap();
-    let mut local = Local { settings: SettingsSeen::Written, ..Local::fresh(15, complete(false, by_initdb())) };
     let mut waits = Vec::new();
     for crash in 0..10 {
         local.crashes.push(at(crash));
@@ -175,16 +278,22 @@ fn a_failed_clone_is_tried_again_with_growing_waits() {
 
 #[test]
 fn data_that_are_not_what_they_should_be_are_not_touched() {
-    let leads = primary().made(&system()).unwrap();
-    let follows = replica().made(&system()).unwrap();
+    let (leads, follows) = (primary().made(&system()).unwrap(), replica().made(&system()).unwrap());
     let other = DataDir::Complete { major: 15, system_id: SystemId("8".into()), standby_signal: true, origin: None };
     let newer = DataDir::Complete { major: 16, system_id: system(), standby_signal: true, origin: None };
     for (ledger, data) in [
         (&leads, complete(true, by_initdb())),
         (&follows, complete(false, by_clone())),
-        (&follows, other),
+        (&recruited(), complete(false, by_clone())),
+        (&follows, other.clone()),
+        (&recruited(), other.clone()),
+        (&promoting(), other.clone()),
+        (&rejoining(true), other),
         (&follows, newer),
         (&follows, DataDir::Blank),
+        (&recruited(), DataDir::Blank),
+        (&promoting(), DataDir::Blank),
+        (&rejoining(true), DataDir::Blank),
         (&leads, DataDir::Unfinished(by_initdb())),
         (&primary(), complete(false, by_clone())),
         (&primary(), complete(false, None)),
@@ -192,91 +301,34 @@ fn data_that_are_not_what_they_should_be_are_not_touched() {
         (&replica(), complete(false, by_clone())),
         (&replica(), DataDir::Unusable { why: "?".to_owned() }),
     ] {
-        let down = Local::fresh(15, data.clone());
-        assert!(matches!(next(ledger, &down, at(0)), NodeStep::Quarantine { .. }), "{} with {data:?}", ledger.role);
+        let fresh = Local::fresh(15, data.clone());
+        assert!(matches!(next(ledger, &fresh, at(0)), NodeStep::Quarantine { .. }), "{} with {data:?}", ledger.role);
         assert_eq!(next(ledger, &up(data), at(0)), NodeStep::StopFast);
     }
 }
 
 #[test]
 fn without_an_assignment_nothing_runs() {
-    let mut moved = primary().made(&system()).unwrap().restarted("another");
-    let data = complete(false, by_initdb());
-    assert_eq!(next(&moved, &Local::fresh(15, data.clone()), at(0)), NodeStep::Nothing);
-    assert_eq!(next(&moved, &up(data.clone()), at(0)), NodeStep::StopFast);
-    moved.role = LedgerRole::Blank;
-    assert_eq!(next(&moved, &Local::fresh(15, data), at(0)), NodeStep::Nothing);
+    let all = [primary().made(&system()).unwrap(), promoted(), recruited(), promoting(), rejoining(true)];
+    for ledger in all.iter().chain([&rejoining(true).rewinding().unwrap()]) {
+        let moved = ledger.restarted("another");
+        let data = complete(matches!(moved.role, LedgerRole::Recruited { .. }), by_initdb());
+        let ready = Local { may_lead: true, ..down(data.clone()) };
+        assert_eq!(next(&moved, &ready, at(0)), NodeStep::Nothing, "{}", moved.role);
+        assert_eq!(next(&moved, &up(data.clone()), at(0)), NodeStep::StopFast, "{}", moved.role);
+    }
+    let blank = Ledger { role: LedgerRole::Blank, ..primary() };
+    assert_eq!(next(&blank, &down(complete(false, by_initdb())), at(0)), NodeStep::Nothing);
 }
 
-fn any_data() -> impl Strategy<Value = DataDir> {
-    let origin = prop_oneof![Just(None), Just(by_initdb()), Just(by_clone())];
-    prop_oneof![
-        Just(DataDir::Blank),
-        origin.clone().prop_map(DataDir::Unfinished),
-        Just(DataDir::Unusable { why: "?".to_owned() }),
-        (15u32..17, prop_oneof![Just("7"), Just("8")], any::<bool>(), origin).prop_map(
-            |(major, id, signal, origin)| {
-                DataDir::Complete { major, system_id: SystemId(id.to_owned()), standby_signal: signal, origin }
-            }
-        ),
-    ]
-}
-
-proptest! {
-    /// Whatever is seen: nothing starts on data that are not whole, nothing starts writable unless this node leads, and
-    /// nothing is removed or made where data are.
-    #[test]
-    fn never_writable_by_accident(
-        which in 0usize..5,
-        data in any_data(),
-        postmaster in prop_oneof![
-            Just(Postmaster::Down), Just(Postmaster::Leftover), Just(Postmaster::Starting), Just(Postmaster::Up)
-        ],
-        settings in prop_oneof![Just(SettingsSeen::Stale), Just(SettingsSeen::Written), Just(SettingsSeen::Loaded)],
-        flags in any::<(bool, bool, bool)>(),
-        stranded in proptest::option::of(any::<(bool, u64)>()),
-    ) {
-        let blank = Ledger::blank("orders-db".parse().unwrap(), "ord-1".parse().unwrap(), "m1".to_owned());
-        let ledger = match which {
-            0 => blank,
-            1 => primary(),
-            2 => primary().made(&system()).unwrap(),
-            3 => replica(),
-            _ => replica().made(&system()).unwrap(),
-        };
-        let (roles_ensured, restart_ordered, stopping) = flags;
-        let local = Local {
-            postmaster, settings, roles_ensured, restart_ordered, stopping, slots: None,
-            stranded: stranded.map(|(room, lsn)| stranded_at(room, lsn)),
-            ..Local::fresh(15, data.clone())
-        };
-        let step = next(&ledger, &local, at(0));
-        match (&step, &data) {
-            (NodeStep::StartPostgres { standby }, DataDir::Complete { standby_signal, system_id, major, .. }) => {
-                prop_assert_eq!(standby, standby_signal);
-                let leads = matches!(ledger.role, LedgerRole::Primary { .. });
-                prop_assert!(*standby || leads);
-                prop_assert_eq!((system_id, *major), (&system(), 15));
-                prop_assert_eq!(postmaster, Postmaster::Down);
-            }
-            (NodeStep::StartPostgres { .. }, other) => prop_assert!(false, "started on {other:?}"),
-            (NodeStep::Initdb { .. } | NodeStep::Clone { .. }, data) => prop_assert_eq!(data, &DataDir::Blank),
-            (NodeStep::CloneBeside { .. } | NodeStep::GiveUpCopy { .. }, DataDir::Complete { system_id, .. }) => {
-                prop_assert!(matches!(ledger.role, LedgerRole::Replica { .. }), "{}", ledger.role);
-                prop_assert_eq!((system_id, postmaster), (&system(), Postmaster::Up));
-                prop_assert!(stranded.is_some_and(|(_, lsn)| lsn <= PRIMARY_AT));
-            }
-            (NodeStep::CloneBeside { .. } | NodeStep::GiveUpCopy { .. }, other) => {
-                prop_assert!(false, "given away: {other:?}");
-            }
-            (NodeStep::RemoveUnfinished, data) => {
-                let unfinished = matches!(data, DataDir::Unfinished(_));
-                prop_assert!(unfinished);
-            }
-            _ => {}
-        }
-        if postmaster == Postmaster::Leftover {
-            prop_assert_eq!(step, NodeStep::EndLeftover);
-        }
+#[test]
+fn an_agent_that_ends_takes_postgres_with_it() {
+    for ledger in [primary(), recruited(), promoting(), promoted(), rejoining(true).rewinding().unwrap()] {
+        let mut local = Local { stopping: true, ..up(complete(true, None)) };
+        assert_eq!(next(&ledger, &local, at(0)), NodeStep::StopFast);
+        local.postmaster = Postmaster::Down;
+        assert_eq!(next(&ledger, &local, at(0)), NodeStep::Nothing);
+        local.postmaster = Postmaster::Leftover;
+        assert_eq!(next(&ledger, &local, at(0)), NodeStep::EndLeftover);
     }
 }

@@ -6,7 +6,7 @@ use crate::decree::{CommitMode, Decree, Stage};
 const NODES: [&str; 3] = ["ord-1", "ord-2", "ord-3"];
 
 /// What may happen next; the numbers are taken modulo what there is to choose from.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 enum Event {
     /// The record changes: an attempt begins, somebody is chosen, goes on, is established, or is to hand over.
     Decide {
@@ -53,7 +53,7 @@ fn event() -> impl Strategy<Value = Event> {
 fn changed(decree: &Decree, what: u8, whom: u8) -> Decree {
     let nonce = format!("n{}", decree.epoch.0);
     decree.amended(|next| {
-        if decree.is_electing() && what % 4 != 0 {
+        if decree.is_electing() && !what.is_multiple_of(4) {
             next.reign = next.epoch;
             next.lineage.authorise(next.epoch, nonce.clone());
             let chosen = name(NODES[usize::from(whom) % NODES.len()]);
@@ -74,8 +74,8 @@ fn changed(decree: &Decree, what: u8, whom: u8) -> Decree {
         } else if decree.is_electing() || what % 4 == 1 {
             next.epoch = next.epoch.next();
         } else if what % 4 == 2 && decree.stage == Stage::Established {
-            let others = NODES.iter().map(|node| name(node)).filter(|node| *node != decree.primary);
-            next.stage = Stage::HandingOver { to: others.last().expect("there are three") };
+            let to = NODES.iter().map(|node| name(node)).find(|node| *node != decree.primary);
+            next.stage = Stage::HandingOver { to: to.expect("there are three") };
         } else {
             next.system_id = Some(system());
             next.stage = Stage::Established;
@@ -170,53 +170,75 @@ fn check(before: &Ledger, node: &mut Node, led: &mut BTreeMap<Epoch, NodeName>) 
     Ok(())
 }
 
+fn events() -> impl Strategy<Value = Vec<Event>> {
+    proptest::collection::vec(event(), 1..120)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(2000))]
 
     /// No node goes back on its word, no epoch has two primaries, and none is led in again once that is over.
     #[test]
-    fn no_order_of_messages_makes_a_node_go_back(events in proptest::collection::vec(event(), 1..120)) {
-        let cluster = "orders-db".parse::<ClusterName>().unwrap();
-        let first = Decree::first(name(NODES[0]), "n0".to_owned(), CommitMode::Synchronous, Profile::Balanced);
-        let mut decrees = vec![first];
-        let mut nodes = NODES.map(|node| Node {
-            ledger: Ledger::blank(cluster.clone(), name(node), format!("m-{node}")),
-            data: DataDir::Blank,
-            over: BTreeSet::new(),
-        });
-        let mut led = BTreeMap::new();
-        for event in events {
-            let newest = decrees.len() - 1;
-            let (at, of) = match event {
-                Event::Decide { what, whom } => {
-                    let next = changed(&decrees[newest], what, whom);
-                    decrees.push(next);
-                    continue;
-                }
-                Event::Deliver { node, of } => (node, Some(usize::from(of) % decrees.len())),
-                Event::Catch { node } => (node, Some(newest)),
-                Event::GoOn { node } | Event::GiveUp { node } | Event::Touch { node } | Event::Restart { node } => {
-                    (node, None)
-                }
-            };
-            let node = &mut nodes[usize::from(at) % NODES.len()];
-            let before = node.ledger.clone();
-            match event {
-                Event::GoOn { .. } => node.go_on(),
-                Event::GiveUp { .. } => {
-                    if let LedgerRole::Primary { epoch, .. } | LedgerRole::Promoting { epoch, .. } = before.role {
-                        node.over.insert(epoch);
-                    }
-                    node.is_now(before.relinquished());
-                }
-                Event::Touch { .. } => node.is_now(before.rewinding().or_else(|| before.given_up())),
-                Event::Restart { .. } => node.is_now(Some(before.restarted(&before.machine))),
-                Event::Decide { .. } | Event::Deliver { .. } | Event::Catch { .. } => {
-                    let told = of.and_then(|of| told(&decrees[of], &before.node));
-                    node.is_now(told.and_then(|told| before.accept(&told, &node.data).ok()));
-                }
-            }
-            check(&before, node, &mut led)?;
-        }
+    fn no_order_of_messages_makes_a_node_go_back(events in events()) {
+        tell(events)?;
     }
+}
+
+#[cfg(feature = "mutants")]
+#[test]
+fn a_promise_that_is_forgotten_is_missed() {
+    use proptest::test_runner::{TestError, TestRunner};
+
+    crate::mutant::set(&["R5"]);
+    let config =
+        ProptestConfig { failure_persistence: None, max_shrink_iters: 0, ..ProptestConfig::with_cases(20_000) };
+    let outcome = TestRunner::new(config).run(&events(), tell);
+    crate::mutant::set(&[]);
+    assert!(matches!(outcome, Err(TestError::Fail(..))), "{outcome:?}");
+}
+
+fn tell(events: Vec<Event>) -> Result<(), TestCaseError> {
+    let cluster = "orders-db".parse::<ClusterName>().unwrap();
+    let first = Decree::first(name(NODES[0]), "n0".to_owned(), CommitMode::Synchronous, Profile::Balanced);
+    let mut decrees = vec![first];
+    let mut nodes = NODES.map(|node| Node {
+        ledger: Ledger::blank(cluster.clone(), name(node), format!("m-{node}")),
+        data: DataDir::Blank,
+        over: BTreeSet::new(),
+    });
+    let mut led = BTreeMap::new();
+    for event in events {
+        let newest = decrees.len() - 1;
+        let (at, of) = match event {
+            Event::Decide { what, whom } => {
+                let next = changed(&decrees[newest], what, whom);
+                decrees.push(next);
+                continue;
+            }
+            Event::Deliver { node, of } => (node, Some(usize::from(of) % decrees.len())),
+            Event::Catch { node } => (node, Some(newest)),
+            Event::GoOn { node } | Event::GiveUp { node } | Event::Touch { node } | Event::Restart { node } => {
+                (node, None)
+            }
+        };
+        let node = &mut nodes[usize::from(at) % NODES.len()];
+        let before = node.ledger.clone();
+        match event {
+            Event::GoOn { .. } => node.go_on(),
+            Event::GiveUp { .. } => {
+                if let LedgerRole::Primary { epoch, .. } | LedgerRole::Promoting { epoch, .. } = before.role {
+                    node.over.insert(epoch);
+                }
+                node.is_now(before.relinquished());
+            }
+            Event::Touch { .. } => node.is_now(before.rewinding().or_else(|| before.given_up())),
+            Event::Restart { .. } => node.is_now(Some(before.restarted(&before.machine))),
+            Event::Decide { .. } | Event::Deliver { .. } | Event::Catch { .. } => {
+                let told = of.and_then(|of| told(&decrees[of], &before.node));
+                node.is_now(told.and_then(|told| before.accept(&told, &node.data).ok()));
+            }
+        }
+        check(&before, node, &mut led)?;
+    }
+    Ok(())
 }
