@@ -3,5 +3,6 @@
 
 mod acts;
 mod looks;
+mod proof;
 mod rig;
 mod stay;
