@@ -232,11 +232,15 @@ fn step(
 
 #[cfg(test)]
 mod tests {
+    use flypg_core::decree::Epoch;
+    use flypg_core::failover::lease::BootTime;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
     use tokio_util::sync::CancellationToken;
 
     use super::*;
+    use crate::clock;
+    use crate::gate::{Capacity, Gate, Leave};
 
     async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -297,5 +301,128 @@ mod tests {
             let error = end.read(&mut [0; 8]).await.unwrap_err();
             assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         }
+    }
+
+    /// A session at a primary's gate, let in and between two transactions, and the gate that it belongs to.
+    async fn session(
+        until: Option<BootTime>,
+        holding: bool,
+    ) -> (TcpStream, TcpStream, Gate, tokio::task::JoinHandle<()>) {
+        let gate = Gate::shut();
+        put(&gate, Some(BootTime::MAX), false);
+        let (mut client, near) = pair().await;
+        let (far, server) = pair().await;
+        let passage = Passage::of(gate.term());
+        put(&gate, until, holding);
+        let task =
+            tokio::spawn(async move { join(&mut Stream::Tcp(near), &mut Stream::Tcp(far), &READY, &passage).await });
+        if until.is_some() {
+            client.read_exact(&mut [0; READY.len()]).await.unwrap();
+        }
+        (client, server, gate, task)
+    }
+
+    const READY: [u8; 6] = [b'Z', 0, 0, 0, 5, b'I'];
+    const BEGUN: [u8; 6] = [b'Z', 0, 0, 0, 5, b'T'];
+
+    fn put(gate: &Gate, until: Option<BootTime>, holding: bool) {
+        let capacity = Capacity::Primary(Epoch(1));
+        gate.put(Leave { capacity, until, refuse_before: Duration::from_millis(200), holding }, clock::now());
+    }
+
+    fn soon(millis: u64) -> Option<BootTime> {
+        Some(BootTime(clock::now().0 + Duration::from_millis(millis)))
+    }
+
+    async fn until_past(end: BootTime) {
+        while clock::now() <= end {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    async fn is_reset(end: &mut TcpStream) {
+        let error = end.read(&mut [0; 8]).await.expect_err("nothing passes, not even an orderly end");
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    /// Nobody but the pump looks at the clock here, as when the rest of the agent was frozen.
+    #[tokio::test]
+    async fn an_answer_that_is_there_after_the_end_of_the_lease_does_not_pass() {
+        let end = soon(400);
+        let (mut client, mut server, _gate, task) = session(end, false).await;
+        client.write_all(b"Q").await.unwrap();
+        assert_eq!(server.read_u8().await.unwrap(), b'Q');
+        server.write_all(&BEGUN).await.unwrap();
+        client.read_exact(&mut [0; 6]).await.unwrap();
+        until_past(end.unwrap()).await;
+        server.write_all(b"C").await.unwrap();
+        is_reset(&mut client).await;
+        task.await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn the_client_is_not_heard_either_after_the_end() {
+        let end = soon(300);
+        let (mut client, mut server, _gate, task) = session(end, false).await;
+        until_past(end.unwrap()).await;
+        client.write_all(b"Q").await.unwrap();
+        is_reset(&mut client).await;
+        is_reset(&mut server).await;
+        task.await.unwrap();
+    }
+
+    /// Nothing arrives at `server` while `what` goes on. It would arrive before what is written afterwards.
+    async fn nothing_arrives(server: &mut TcpStream) {
+        let arrived = tokio::time::timeout(Duration::from_millis(100), server.read_u8()).await;
+        assert!(arrived.is_err(), "{arrived:?}");
+    }
+
+    #[tokio::test]
+    async fn nothing_begins_while_transactions_are_held_and_what_has_begun_goes_on() {
+        let (mut client, mut server, gate, _task) = session(Some(BootTime::MAX), true).await;
+        assert!(gate.is_drained());
+        client.write_all(b"1").await.unwrap();
+        nothing_arrives(&mut server).await;
+        assert!(gate.is_drained());
+        put(&gate, Some(BootTime::MAX), false);
+        assert_eq!(server.read_u8().await.unwrap(), b'1');
+        server.write_all(&BEGUN).await.unwrap();
+        client.read_exact(&mut [0; 6]).await.unwrap();
+        put(&gate, Some(BootTime::MAX), true);
+        assert!(!gate.is_drained());
+        client.write_all(b"2").await.unwrap();
+        assert_eq!(server.read_u8().await.unwrap(), b'2');
+        server.write_all(&READY).await.unwrap();
+        client.read_exact(&mut [0; 6]).await.unwrap();
+        assert!(gate.is_drained());
+        client.write_all(b"3").await.unwrap();
+        nothing_arrives(&mut server).await;
+        // Of a client that sent its next statement early, the first answer came late: the transaction has begun.
+        server.write_all(&BEGUN).await.unwrap();
+        assert_eq!(server.read_u8().await.unwrap(), b'3');
+        drop(client);
+        drop(server);
+        _task.await.unwrap();
+        assert!(gate.is_drained(), "one who is gone does not count");
+    }
+
+    #[tokio::test]
+    async fn nothing_begins_shortly_before_the_end_of_a_lease_unless_it_is_renewed() {
+        let (mut client, mut server, gate, _task) = session(soon(150), false).await;
+        client.write_all(b"1").await.unwrap();
+        nothing_arrives(&mut server).await;
+        put(&gate, soon(60_000), false);
+        assert_eq!(server.read_u8().await.unwrap(), b'1');
+    }
+
+    #[tokio::test]
+    async fn a_commit_whose_wait_was_cancelled_is_not_reported() {
+        let (mut client, mut server, _gate, task) = session(Some(BootTime::MAX), false).await;
+        let fields = b"SWARNING\0C01000\0RSyncRepWaitForLSN\0\0";
+        let notice = [b"N", &u32::try_from(fields.len() + 4).unwrap().to_be_bytes()[..], fields].concat();
+        client.write_all(b"Q").await.unwrap();
+        server.write_all(&[&notice[..], b"C\0\0\0\x0bCOMMIT\0", &READY].concat()).await.unwrap();
+        is_reset(&mut client).await;
+        task.await.unwrap();
     }
 }
