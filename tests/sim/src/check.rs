@@ -8,7 +8,7 @@ use flypg_core::ledger::Ledger;
 use flypg_core::protocol::Gate;
 
 use crate::postgres::Result;
-use crate::setup::Setup;
+use crate::setup::{Fault, Setup};
 use crate::time::{Time, secs};
 use crate::wal::{RECORD, What};
 use crate::world::World;
@@ -227,6 +227,9 @@ impl World {
             let (a, b) = (self.nodes[node].name.clone(), self.nodes[leader].name.clone());
             self.violate("I3", format!("{a} and {b} both lead in epoch {epoch}"));
         }
+        if self.is_asynchronous() {
+            self.check_has_all(node, true);
+        }
         self.check_gates(node);
     }
 
@@ -369,6 +372,17 @@ impl World {
         }
     }
 
+    /// Nobody has a copy with everything that clients were told: only a person can say that it goes on without.
+    fn needs_what_is_lost(&self) -> bool {
+        let record = self.store.record.as_ref();
+        let alone = record.is_none_or(|record| record.rule.acks() == 0);
+        let has_all =
+            |pg: &crate::disk::PgData| self.check.known.iter().all(|known| pg.log.has(known.at, known.serial));
+        let primary = record.and_then(|record| self.index_of(&record.primary));
+        let primary_lost = primary.is_some_and(|primary| self.nodes[primary].replaced);
+        primary_lost && (alone || !self.nodes.iter().filter_map(|node| node.disk.pg()).any(has_all))
+    }
+
     /// Everything has healed a while ago: a gate is open, and clients are answered, or a person is needed and is told
     /// why (I16).
     pub fn check_liveness(&mut self) {
@@ -387,6 +401,12 @@ impl World {
             return;
         }
         let gates: Vec<_> = (0..self.nodes.len()).map(|node| self.gate_of(node)).collect();
+        let lost =
+            self.setup.faults.iter().any(|(fault, _)| matches!(fault, Fault::VolumeLost | Fault::VolumeRestored));
+        if lost && self.needs_what_is_lost() {
+            self.check.held = Some("Lost: what was acknowledged was on a volume that is gone".to_owned());
+            return;
+        }
         self.violate("I16", format!("healed, and nobody is answered: gates {gates:?}, the plan waits {holds:?}"));
     }
 }

@@ -175,7 +175,9 @@ impl World {
             Fault::Switchover => {
                 let to = self.rng.chance(5_000).then(|| name.clone());
                 self.tell(|| format!("a person orders a switchover to {to:?}"));
+                let now = self.now;
                 for controller in &mut self.controllers {
+                    controller.ordered = now;
                     controller.watch.order = Some(Order::Switchover { to: to.clone() });
                 }
             }
@@ -237,6 +239,7 @@ impl World {
             _ => Disk::default(),
         };
         self.nodes[node].disk = disk;
+        self.nodes[node].replaced = true;
         let number = self.number();
         self.nodes[node].machine = format!("m{number}");
         self.tell(|| format!("FAULT {fault:?}: {name} comes back as m{number}"));

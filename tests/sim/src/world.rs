@@ -35,6 +35,8 @@ pub struct Node {
     /// Until when their processes do not run.
     pub agent_paused: Time,
     pub postgres_paused: Time,
+    /// Its volume was lost, or replaced by an older one.
+    pub replaced: bool,
     /// How long a sync to disk takes at most.
     pub slowest_fsync: Time,
 }
@@ -223,6 +225,7 @@ impl World {
                 server: None,
                 agent_paused: 0,
                 postgres_paused: 0,
+                replaced: false,
                 slowest_fsync: ms(3),
             });
             let vm = self.number();

@@ -29,7 +29,7 @@ fn many() {
         println!("held {why}: {} e.g. {:?}", seeds.len(), &seeds[..seeds.len().min(5)]);
     }
     let mut f = all.failures.clone();
-    f.sort();
+    f.sort_by_key(|(seed, words)| (words.starts_with("I16"), *seed));
     println!("{} failures", f.len());
     for x in f.iter().take(25) {
         println!("{x:?}");

@@ -462,6 +462,7 @@ impl World {
         let Some(agent) = self.agent(node) else { return };
         agent.tenure.postgres_ended();
         agent.forget_reign();
+        agent.probe = None;
         agent.in_flight.clear();
         if crashed {
             agent.crashes.push(crate::time::wall(now));

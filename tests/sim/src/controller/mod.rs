@@ -80,6 +80,8 @@ pub struct Controller {
     actions: VecDeque<Action>,
     cached: Option<Decree>,
     proving: BTreeMap<String, Time>,
+    /// When a person last ordered something.
+    pub ordered: Time,
     pub last_plan: Option<Plan>,
 }
 
@@ -103,6 +105,7 @@ impl World {
                 actions: VecDeque::new(),
                 cached: None,
                 proving: BTreeMap::new(),
+                ordered: 0,
                 last_plan: None,
             };
             self.controllers.push(controller);
@@ -133,6 +136,7 @@ impl World {
             actions: VecDeque::new(),
             cached: None,
             proving: BTreeMap::new(),
+            ordered: 0,
             last_plan,
         };
         self.tell(|| format!("controller {id} starts"));

@@ -3,15 +3,15 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv6Addr};
 
-use flypg_core::decree::Decree;
+use flypg_core::decree::{Decree, Stage};
 use flypg_core::mutant;
-use flypg_core::observed::{App, Machine, MachineConfig, Observed, Power, Seen, Unknown, Volume, metadata};
+use flypg_core::observed::{App, Machine, MachineConfig, Observed, Order, Power, Seen, Unknown, Volume, metadata};
 use flypg_core::plan::{self, Action};
 use flypg_core::protocol::env;
 
 use super::{Answer, Call, ControllerEvent, Op};
 use crate::agent::Request;
-use crate::time::{ms, wall};
+use crate::time::{ms, secs, wall};
 use crate::world::{Asker, World};
 
 impl World {
@@ -200,6 +200,17 @@ impl World {
         });
         let volumes = Seen::at(now, volumes.collect());
         let controller = &mut self.controllers[id];
+        if let (Some(record), Some(order)) = (record, &controller.watch.order) {
+            // It is taken up, or too old.
+            let to = match order {
+                Order::Switchover { to } => to.as_ref(),
+                Order::Failover { to, .. } => Some(to),
+            };
+            let taken = matches!(record.stage, Stage::HandingOver { .. }) || to == Some(&record.primary);
+            if taken || self.now > controller.ordered + secs(30) {
+                controller.watch.order = None;
+            }
+        }
         controller.watch.retain(&ids);
         let reports = controller.reports.values().filter_map(Seen::known);
         controller.watch.see(record, reports, mono);

@@ -138,7 +138,8 @@ impl World {
 
     fn committed(&mut self, node: usize, done: Vec<Waiter>, cancelled: bool) {
         for waiter in done {
-            if let Some(server) = self.nodes[node].server.as_mut() {
+            // A probe waits for nobody: it shows nothing of those that do.
+            if let Some(server) = self.nodes[node].server.as_mut().filter(|_| waiter.backend != Backend::Probe) {
                 server.visible = server.visible.max(waiter.at + 1);
             }
             let result = Result::Committed { at: waiter.at, serial: waiter.serial, cancelled };
