@@ -61,6 +61,13 @@ struct Lead {
     grace_over: bool,
 }
 
+impl Lead {
+    fn of(tenure: &Tenure, ledger: &Ledger, now: BootTime) -> Self {
+        let grace_over = tenure.is_grace_over(ledger, now, &timing(ledger));
+        Self { may: tenure.may_run_primary(ledger, now), grace_over }
+    }
+}
+
 impl Shared {
     pub fn new(
         config: Config,
@@ -199,13 +206,19 @@ impl Shared {
 
     /// Whether a Postgres that would accept writes may run now.
     pub fn may_lead(&self) -> bool {
-        self.tenure().may_run_primary(&self.ledger(), clock::now())
+        self.lead_now().may
     }
 
     /// Whether the lease has been over for longer than the grace.
     pub fn grace_over(&self) -> bool {
-        let ledger = self.ledger();
-        self.tenure().is_grace_over(&ledger, clock::now(), &timing(&ledger))
+        self.lead_now().grace_over
+    }
+
+    fn lead_now(&self) -> Lead {
+        let mut tenure = self.tenure();
+        let (ledger, now) = (self.ledger(), clock::now());
+        tenure.follow(&ledger, now);
+        Lead::of(&tenure, &ledger, now)
     }
 
     /// Which Postgres runs, as [`Shared::confirm`] wants it: to be taken before the marker is written.

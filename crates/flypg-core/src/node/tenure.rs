@@ -62,8 +62,10 @@ pub struct Tenure {
     boot: String,
     /// The epoch that the node leads in, if it leads. All below it is about this epoch.
     leads: Option<Epoch>,
-    /// When it took that up, in this boot.
+    /// When it took that up, or came to need a lease for it, in this boot.
     since: BootTime,
+    /// It needed a lease when the ledger was last followed.
+    leased: bool,
     /// What controllers granted.
     lease: Lease,
     /// What members' pledges hold up.
@@ -98,6 +100,7 @@ impl Tenure {
             boot: boot.to_owned(),
             leads,
             since: now,
+            leased: needs_lease(ledger),
             lease: Lease::none(boot, leads.unwrap_or(ledger.promised)),
             upheld: None,
             granted: None,
@@ -116,9 +119,13 @@ impl Tenure {
     /// The ledger has changed: a lease of another epoch than it leads in is worth nothing.
     pub fn follow(&mut self, ledger: &Ledger, now: BootTime) {
         let leads = leads(ledger);
+        let leased = needs_lease(ledger);
+        if leads != self.leads || leased && !self.leased {
+            self.since = now;
+        }
+        self.leased = leased;
         if leads != self.leads {
             self.leads = leads;
-            self.since = now;
             self.lease = Lease::none(&self.boot, leads.unwrap_or(ledger.promised));
             (self.upheld, self.granted) = (None, None);
             self.confirmed = leads.is_some() && mutant::off("R10");
@@ -310,6 +317,11 @@ fn terms(ledger: &Ledger) -> Option<Terms> {
         Task::Bootstrap { nonce } => Some(Terms { nonce: nonce.clone(), rule: Rule::alone(), pledges: Vec::new() }),
         task => task.terms().cloned(),
     }
+}
+
+/// Somebody else could be promoted without its consent.
+fn needs_lease(ledger: &Ledger) -> bool {
+    terms(ledger).is_some_and(|terms| !terms.pledges.is_empty())
 }
 
 fn after(at: BootTime, wait: Duration) -> BootTime {

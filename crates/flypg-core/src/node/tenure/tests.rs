@@ -141,6 +141,20 @@ fn another_epoch_begins_without_a_lease_and_without_a_marker() {
 }
 
 #[test]
+fn a_primary_that_comes_to_need_a_lease_is_given_time_to_get_one() {
+    let alone = primary(vec![]);
+    let mut tenure = confirmed(&alone, ms(0));
+    let leased = told(&alone, 2, 9, lead(vec![quorum(1, &["ord-2"])]), Profile::Balanced).unwrap();
+    tenure.follow(&leased, ms(60_000));
+    assert_eq!(tenure.gate(&leased, true, ms(60_000)), Gate::Leaseless);
+    let over = |tenure: &Tenure, now| tenure.is_grace_over(&leased, ms(now), &timing());
+    assert!(!over(&tenure, 64_999) && over(&tenure, 65_000));
+    // The same again is nothing new.
+    tenure.follow(&leased, ms(64_000));
+    assert!(over(&tenure, 65_000));
+}
+
+#[test]
 fn a_node_that_fenced_itself_stays_so_in_its_epoch() {
     for pledges in [vec![], vec![quorum(1, &["ord-2"])]] {
         let ledger = primary(pledges);
