@@ -8,8 +8,11 @@
 //!   [`libraries`] that it names,
 //!   [`postmaster`] and [`processes`] what runs on it, [`sql`] and [`roles`] what is asked of it, [`primary`] what is
 //!   asked of its primary.
-//! - [`doors`] lets connections in: [`startup`] judges their first packet, [`routes`] says where they go, [`pump`]
-//!   passes their bytes, chunk by chunk.
+//! - [`doors`] lets connections in: [`startup`] judges their first packet, [`routes`] and [`way`] say where they go,
+//!   [`pump`] passes their bytes, chunk by chunk, under the conditions of their [`passage`]; [`wire`] is what must be
+//!   understood of them, [`cancel`] what becomes of cancel requests.
+//! - [`gate`] says until when this node may answer, by the [`clock`] that nobody can set. [`lease`] resets what is still
+//!   open when that time is over, and asks members for pledges while no controller answers.
 //! - [`api`], [`metrics`] and [`call`] are how others see and steer the node, over [`http`]; [`shared`] is what all of
 //!   them share.
 
