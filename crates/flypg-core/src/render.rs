@@ -4,7 +4,7 @@ mod page;
 mod words;
 
 pub use page::{Preview, json, markdown, text};
-pub use words::{hold, promise, step, until, verdict, why, work};
+pub use words::{hold, promise, rule, step, until, verdict, why, work};
 
 /// Whether text may carry ANSI colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,6 +1,10 @@
 //! The status of one cluster, as `flypg status -o json` prints it.
 
+mod leadership;
+
 use serde::{Deserialize, Serialize};
+
+pub use leadership::Leadership;
 
 use crate::Timestamp;
 use crate::decree::Decree;
@@ -22,6 +26,9 @@ pub struct ClusterStatus {
     pub ready: bool,
     pub epoch: Option<u64>,
     pub primary: Option<String>,
+    /// Absent until somebody leads.
+    #[serde(default)]
+    pub leadership: Option<Leadership>,
     pub endpoints: Endpoints,
     pub nodes: Vec<NodeStatus>,
     pub conditions: Vec<Condition>,
@@ -96,8 +103,9 @@ pub fn status(spec: &ClusterSpec, observed: &Observed, plan: &Plan, _now: Timest
         ready,
         epoch: decree.map(|d| d.epoch.0),
         primary: decree.map(|d| d.primary.to_string()),
+        leadership: decree.map(|decree| leadership::of(spec, observed, decree)),
         endpoints: endpoints(observed, decree, &nodes),
-        conditions: conditions(plan, spec, observed.machines.known().is_some(), serves, ready, &node_statuses)
+        conditions: conditions(plan, spec, observed, decree, serves, ready, &node_statuses)
             .into_iter()
             .chain(leftovers(observed, plan, &nodes))
             .collect(),
@@ -235,7 +243,8 @@ fn leftovers(observed: &Observed, plan: &Plan, nodes: &[(NodeName, &Machine)]) -
 fn conditions(
     plan: &Plan,
     spec: &ClusterSpec,
-    seen: bool,
+    observed: &Observed,
+    decree: Option<&Decree>,
     serves: bool,
     ready: bool,
     nodes: &[NodeStatus],
@@ -255,18 +264,17 @@ fn conditions(
     let (reason, message) = match (ready, serves) {
         (true, _) => ("AllNodesReady", format!("{working} of {} nodes work", spec.total_nodes())),
         (false, true) => ("NodesMissing", format!("{working} of {} nodes work", spec.total_nodes())),
-        (false, false) if !seen => ("Unknown", "the cluster's machines cannot be seen".to_owned()),
+        (false, false) if observed.machines.known().is_none() => {
+            ("Unknown", "the cluster's machines cannot be seen".to_owned())
+        }
         (false, false) => ("NoPrimary", "no primary accepts writes".to_owned()),
     };
-    let moving = !plan.steps.is_empty() || !waits.is_empty();
-    let progress: Vec<String> = plan.steps.iter().map(render::step).chain(waits).collect();
-    let alone = match spec.primary.nodes {
-        1 => "there is one node".to_owned(),
-        _ => "this version replicates asynchronously and promotes no node by itself".to_owned(),
-    };
+    let available = leadership::availability(spec, observed, decree);
+    let moving = plan.changes().next().is_some() || !waits.is_empty();
+    let progress: Vec<String> = plan.changes().map(render::step).chain(waits).collect();
     vec![
         condition("Ready", ready, reason, message),
-        condition("HighlyAvailable", false, "NoFailover", alone),
+        condition("HighlyAvailable", available.0, available.1, available.2),
         condition("Progressing", moving, if moving { "StepsLeft" } else { "Quiet" }, progress.join("; ")),
         condition("Held", !held.is_empty(), if held.is_empty() { "Nothing" } else { "NeedsAPerson" }, held.join("; ")),
     ]

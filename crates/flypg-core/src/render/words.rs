@@ -145,7 +145,7 @@ pub fn promise(spec: &ClusterSpec) -> String {
 }
 
 /// By whom a commit is acknowledged.
-pub(super) fn rule(rule: &Rule) -> String {
+pub fn rule(rule: &Rule) -> String {
     let members = list(rule.members().iter().map(ToString::to_string));
     match rule.acks() {
         0 => "the primary alone".to_owned(),
@@ -304,7 +304,7 @@ pub fn until(until: &Until) -> String {
         }
         Until::Promotable { missing } => self::missing(missing),
         Until::LeaseOver { node, left_ms } => {
-            format!("the last lease of {node} is over, in {:.1} s", *left_ms as f64 / 1000.0)
+            format!("the last lease of {node} is over (in {:.1} s)", *left_ms as f64 / 1000.0)
         }
         Until::PrimaryHeard { node, by } => {
             format!("{node} answers again: {by} still hears it, so only the controller is cut off")
@@ -317,7 +317,7 @@ pub fn until(until: &Until) -> String {
         Until::CaughtUp { node } => format!("{node} has caught up"),
         Until::HandedOver { node } => format!("{node} has stopped cleanly and given up"),
         Until::LongLeaseOver { left_ms } => {
-            format!("leases of the longer profile are over, in {:.1} s", *left_ms as f64 / 1000.0)
+            format!("leases of the longer profile are over (in {:.1} s)", *left_ms as f64 / 1000.0)
         }
         Until::FailoverBudget { recent } => format!(
             "an hour has passed, or a person orders it (`flypg failover`): {recent} automatic failovers in an hour are \

@@ -118,8 +118,25 @@ fn table(status: &ClusterStatus) -> String {
     fact("primary", &status.primary);
     fact("read-write", &status.endpoints.read_write);
     fact("read-only", &status.endpoints.read_only);
-    for condition in status.conditions.iter().filter(|condition| condition.kind != "Ready" && condition.status) {
-        fact(&condition.kind.to_lowercase(), &Some(condition.message.clone()));
+    if let Some(leadership) = &status.leadership {
+        let stage = Some(&leadership.stage).filter(|stage| *stage != "established");
+        fact("stage", &stage.map(|stage| format!("{stage}, in epoch {}", status.epoch.unwrap_or(leadership.reign))));
+        fact("commits", &Some(format!("acknowledged by {}", leadership.acknowledged_by)));
+        fact("gate", &leadership.gate.clone().filter(|gate| gate != "open"));
+        fact("failed over", &leadership.last_failover);
+    }
+    for condition in &status.conditions {
+        match condition.kind.as_str() {
+            "Ready" => {}
+            "HighlyAvailable" if condition.status => {
+                fact("survives", &condition.message.strip_prefix("survives ").map(str::to_owned));
+            }
+            // One node is what the file asks for.
+            "HighlyAvailable" if condition.reason == "OneNode" => {}
+            "HighlyAvailable" => fact("at risk", &Some(condition.message.clone())),
+            kind if condition.status => fact(&kind.to_lowercase(), &Some(condition.message.clone())),
+            _ => {}
+        }
     }
     if status.nodes.is_empty() {
         return text;
