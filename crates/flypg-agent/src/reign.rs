@@ -77,7 +77,7 @@ impl Reign {
     pub fn has_reloaded(&mut self, before: &str, now: String) {
         match &mut self.proof {
             // Nobody else told it to since the proof, so this is the one reload there was.
-            Some(proof) if proof.loaded_at == before => proof.loaded_at = now,
+            Some(proof) if proof.loaded_at.as_ref().is_none_or(|at| at == before) => proof.loaded_at = Some(now),
             _ => self.proof = None,
         }
     }
@@ -123,7 +123,8 @@ impl Node {
         let Some(sight) = &self.sight else { return Ok(()) };
         let PgRole::Primary { lsn, replicas, .. } = &sight.role else { return Ok(()) };
         if let Some(proof) = &mut self.reign.proof {
-            if proof.loaded_at != sight.loaded_at || proof.rule.synchronous_standby_names() != sight.waits_for {
+            let loaded_at = proof.loaded_at.get_or_insert_with(|| sight.loaded_at.clone());
+            if *loaded_at != sight.loaded_at || proof.rule.synchronous_standby_names() != sight.waits_for {
                 // Walsenders may have acknowledged by whatever it was meanwhile.
                 tracing::warn!(waits_for = sight.waits_for, "somebody else changed Postgres' configuration");
                 self.reign.proof = None;

@@ -13,8 +13,9 @@ use crate::sql::{Session, SqlError};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Proof {
     pub rule: Rule,
-    /// When Postgres had last read its files.
-    pub loaded_at: String,
+    /// When the agent's own session had last read Postgres' files, at its first look since. Each process has a time of
+    /// its own, so that what a fresh session says cannot be compared with it.
+    pub loaded_at: Option<String>,
     /// All that was acknowledged under another rule is before this.
     pub at: Lsn,
     /// The rule is met by all WAL before `at`.
@@ -61,7 +62,7 @@ pub async fn prove(config: &Config, rule: &Rule) -> Result<Option<Proof>, SqlErr
         return Ok(None);
     }
     let Some(at) = now.at else { return Ok(None) };
-    Ok(Some(Proof { rule: rule.clone(), loaded_at: now.loaded_at, at, covered: false }))
+    Ok(Some(Proof { rule: rule.clone(), loaded_at: None, at, covered: false }))
 }
 
 impl Proof {
@@ -82,7 +83,7 @@ mod tests {
     fn only_members_that_stream_and_have_flushed_enough_count() {
         let node = |n| format!("ord-{n}").parse().unwrap();
         let rule = Rule::any(1, [node(2), node(3)].into()).unwrap();
-        let proof = Proof { rule, loaded_at: String::new(), at: Lsn(100), covered: false };
+        let proof = Proof { rule, loaded_at: None, at: Lsn(100), covered: false };
         let replica = |n, state: &str, flushed| ReplicaReport {
             node: node(n),
             state: state.to_owned(),
