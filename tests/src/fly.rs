@@ -14,9 +14,11 @@ use tempfile::TempDir;
 /// Where the binaries are that the tests start as people do. `make test` builds them first.
 pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test knows where it lies");
-    let path = test.ancestors().nth(2).expect("tests lie in target/PROFILE/deps").join(name);
-    assert!(path.exists(), "{} is missing: cargo build -p flypg -p flypg-agent", path.display());
-    path
+    // Tests lie in target/PROFILE/deps, programs in target/PROFILE.
+    let mut places = test.ancestors().skip(1).take(2).map(|dir| dir.join(name));
+    places.find(|path| path.exists()).unwrap_or_else(|| {
+        panic!("{name} is missing beside {}: cargo build -p flypg -p flypg-agent", test.display())
+    })
 }
 
 /// A Fly of one test. Dropping it ends every process it started.
@@ -25,7 +27,8 @@ pub struct Fly {
     dir: TempDir,
     emulator: Option<Child>,
     url: String,
-    runtime: &'static str,
+    /// Of `flypg emulator`, beside where it listens and what it keeps.
+    arguments: &'static [&'static str],
 }
 
 /// A cluster file with small nodes in ord. `more` goes on where `regions` leaves off, so it may begin with `replicas`.
@@ -57,25 +60,35 @@ pub struct Ran {
 impl Fly {
     /// Machines are real processes.
     pub fn start() -> Self {
-        Self::with_runtime("process")
+        Self::with(&["--runtime", "process"])
+    }
+
+    /// Machines are real processes, each in a network namespace of its own. Needs root.
+    pub fn in_namespaces() -> Self {
+        Self::with(&["--runtime", "process", "--network", "namespaces"])
     }
 
     /// Machines are records only.
     pub fn model() -> Self {
-        Self::with_runtime("model")
+        Self::with(&["--runtime", "model"])
     }
 
-    fn with_runtime(runtime: &'static str) -> Self {
+    fn with(arguments: &'static [&'static str]) -> Self {
         // Under /tmp, because sockets need short paths, and open to the user that Postgres runs as.
         let dir = tempfile::Builder::new().prefix("flypg-").tempdir_in("/tmp").expect("a directory for the test");
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let mut fly = Self { dir, emulator: None, url: String::new(), runtime };
+        let mut fly = Self { dir, emulator: None, url: String::new(), arguments };
         fly.url = fly.boot("127.0.0.1:0");
         fly
     }
 
     pub fn path(&self) -> &Path {
         self.dir.path()
+    }
+
+    /// Its files stay when it ends.
+    pub fn keep(&mut self) {
+        self.dir.disable_cleanup(true);
     }
 
     pub fn url(&self) -> &str {
@@ -90,7 +103,9 @@ impl Fly {
         let programs = binary("flypg-agent").parent().expect("it lies somewhere").display().to_string();
         let mut child = Command::new(binary("flypg"))
             .env("PATH", format!("{programs}:{}", std::env::var("PATH").unwrap_or_default()))
-            .args(["emulator", "--runtime", self.runtime, "--listen", listen, "--data"])
+            .arg("emulator")
+            .args(self.arguments)
+            .args(["--listen", listen, "--data"])
             .arg(self.path().join("fly"))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())

@@ -1,0 +1,357 @@
+//! The scenarios.
+
+use std::time::Duration;
+
+use crate::scenario::Durability::{Async, Quorum, QuorumAvailable};
+use crate::scenario::Order::{Forget, Freeze, Kill, Start, Thaw};
+use crate::scenario::Part::{Agent, Postgres, Postmaster};
+use crate::scenario::Step::{
+    Acknowledges, Controller, Cut, Dies, Freezes, Heals, HostBack, HostLost, Lasts, LastsUpTo, Loses, Signal,
+    Successor, Switchover, Thaws,
+};
+use crate::scenario::Who::{First, Outside, Primary, Second};
+use crate::scenario::{Bound, Processes, Scenario, Step};
+
+const fn s(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+/// Three nodes and `durability: quorum`.
+const fn quorum(name: &'static str, bound: Bound, steps: &'static [Step]) -> Scenario {
+    Scenario { name, durability: Quorum, nodes: 3, steps, bound }
+}
+
+/// Longer than every lease.
+const LONG: Duration = s(14);
+const ALL: &[crate::scenario::Who] = &[First, Second, Outside];
+
+/// All of them. Names are for good: figures of different days are compared by them.
+pub const SCENARIOS: &[Scenario] = &[
+    // Processes.
+    quorum("postmaster-killed", Bound::Crash, &[Signal(Primary, Postmaster, "SIGKILL"), Acknowledges, Lasts(s(2))]),
+    quorum("postgres-killed", Bound::Crash, &[Signal(Primary, Postgres, "SIGKILL"), Acknowledges, Lasts(s(2))]),
+    quorum(
+        "postmaster-frozen",
+        Bound::Silent,
+        &[Signal(Primary, Postmaster, "SIGSTOP"), Lasts(s(20)), Signal(Primary, Postmaster, "SIGCONT"), Acknowledges],
+    ),
+    quorum(
+        "postgres-frozen",
+        Bound::Silent,
+        &[
+            Signal(Primary, Postgres, "SIGSTOP"),
+            Successor,
+            Lasts(s(3)),
+            Signal(Primary, Postgres, "SIGCONT"),
+            Acknowledges,
+        ],
+    ),
+    quorum(
+        "agent-frozen",
+        Bound::Silent,
+        &[Signal(Primary, Agent, "SIGSTOP"), Successor, Lasts(s(3)), Signal(Primary, Agent, "SIGCONT"), Acknowledges],
+    ),
+    quorum(
+        "agent-frozen-around-the-lease",
+        Bound::Silent,
+        &[Signal(Primary, Agent, "SIGSTOP"), LastsUpTo(s(9)), Signal(Primary, Agent, "SIGCONT"), Acknowledges],
+    ),
+    quorum("agent-killed", Bound::MachineLost, &[Signal(Primary, Agent, "SIGKILL"), Acknowledges, Lasts(s(3))]),
+    quorum("standby-agent-killed", Bound::Unharmed, &[Signal(First, Agent, "SIGKILL"), Acknowledges, Lasts(s(3))]),
+    // Machines.
+    quorum("machine-killed-back-soon", Bound::MachineLost, &[Dies(Primary, s(3)), Acknowledges, Lasts(s(5))]),
+    quorum(
+        "machine-killed-back-late",
+        Bound::MachineLost,
+        &[Dies(Primary, s(60)), Successor, Lasts(s(60)), Acknowledges],
+    ),
+    quorum("machine-frozen", Bound::Silent, &[Freezes(Primary), Successor, Lasts(s(3)), Thaws(Primary), Acknowledges]),
+    quorum(
+        "machine-frozen-around-the-lease",
+        Bound::Silent,
+        &[Freezes(Primary), LastsUpTo(s(9)), Thaws(Primary), Acknowledges],
+    ),
+    quorum(
+        "host-lost",
+        Bound::Silent,
+        &[HostLost(Primary, Processes::Die), Successor, Lasts(s(3)), HostBack(Primary), Acknowledges],
+    ),
+    quorum(
+        "host-out-of-sight",
+        Bound::Unharmed,
+        &[HostLost(Primary, Processes::GoOn), Lasts(LONG), Acknowledges, HostBack(Primary)],
+    ),
+    quorum("standby-lost", Bound::Unharmed, &[Dies(First, s(10)), Lasts(s(5)), Acknowledges]),
+    quorum(
+        "cold-start",
+        Bound::WhileItLasts,
+        &[Dies(Primary, s(3)), Dies(First, s(5)), Dies(Second, s(1)), Acknowledges],
+    ),
+    // Networks.
+    quorum("primary-cut-off", Bound::Silent, &[Cut(&[Primary], ALL), Successor, Lasts(s(5)), Heals, Acknowledges]),
+    quorum(
+        "host-out-of-sight-and-cut-off",
+        Bound::Silent,
+        &[
+            HostLost(Primary, Processes::GoOn),
+            Cut(&[Primary], ALL),
+            Successor,
+            Lasts(s(5)),
+            Heals,
+            HostBack(Primary),
+            Acknowledges,
+        ],
+    ),
+    quorum(
+        "primary-cut-from-controller",
+        Bound::Unharmed,
+        &[Cut(&[Primary], &[Outside]), Lasts(LONG), Heals, Acknowledges],
+    ),
+    quorum(
+        "primary-cut-from-standbys",
+        Bound::WhileItLasts,
+        &[Cut(&[Primary], &[First, Second]), Lasts(LONG), Heals, Acknowledges],
+    ),
+    quorum(
+        "primary-cut-from-one-standby",
+        Bound::Unharmed,
+        &[Cut(&[Primary], &[First]), Lasts(LONG), Heals, Acknowledges],
+    ),
+    quorum(
+        "primary-with-one-standby",
+        Bound::Unharmed,
+        &[Cut(&[Primary, First], &[Second, Outside]), Lasts(LONG), Heals, Acknowledges],
+    ),
+    quorum(
+        "standby-cut-off",
+        Bound::Unharmed,
+        &[Cut(&[First], &[Primary, Second, Outside]), Lasts(LONG), Heals, Acknowledges],
+    ),
+    quorum(
+        "controller-cut-off",
+        Bound::Unharmed,
+        &[Cut(&[Outside], &[Primary, First, Second]), Lasts(LONG), Heals, Acknowledges],
+    ),
+    quorum(
+        "everybody-alone",
+        Bound::WhileItLasts,
+        &[
+            Cut(&[Primary], ALL),
+            Cut(&[First], &[Second, Outside]),
+            Cut(&[Second], &[Outside]),
+            Lasts(s(20)),
+            Heals,
+            Acknowledges,
+        ],
+    ),
+    quorum("primary-mute", Bound::Silent, &[Loses(&[Primary], ALL, 1.0), Lasts(LONG), Heals, Acknowledges]),
+    quorum("primary-deaf", Bound::Silent, &[Loses(ALL, &[Primary], 1.0), Lasts(LONG), Heals, Acknowledges]),
+    quorum(
+        "primary-mute-to-controller",
+        Bound::Unharmed,
+        &[Loses(&[Primary], &[Outside], 1.0), Lasts(LONG), Heals, Acknowledges],
+    ),
+    quorum(
+        "primary-deaf-to-controller",
+        Bound::Unharmed,
+        &[Loses(&[Outside], &[Primary], 1.0), Lasts(LONG), Heals, Acknowledges],
+    ),
+    quorum(
+        "primary-mute-to-standbys",
+        Bound::WhileItLasts,
+        &[Loses(&[Primary], &[First, Second], 1.0), Lasts(LONG), Heals, Acknowledges],
+    ),
+    quorum(
+        "primary-deaf-to-standbys",
+        Bound::WhileItLasts,
+        &[Loses(&[First, Second], &[Primary], 1.0), Lasts(LONG), Heals, Acknowledges],
+    ),
+    quorum(
+        "lossy-network",
+        Bound::Silent,
+        &[Loses(&[Primary], ALL, 0.3), Loses(ALL, &[Primary], 0.3), Lasts(LONG), Heals, Acknowledges],
+    ),
+    quorum(
+        "flapping-link",
+        Bound::Silent,
+        &[
+            Cut(&[Primary], ALL),
+            LastsUpTo(s(4)),
+            Heals,
+            LastsUpTo(s(2)),
+            Cut(&[Primary], ALL),
+            LastsUpTo(s(4)),
+            Heals,
+            LastsUpTo(s(2)),
+            Cut(&[Primary], ALL),
+            LastsUpTo(s(4)),
+            Heals,
+            LastsUpTo(s(2)),
+            Cut(&[Primary], ALL),
+            LastsUpTo(s(9)),
+            Heals,
+            Acknowledges,
+        ],
+    ),
+    quorum(
+        "everything-stalls",
+        Bound::WhileItLasts,
+        &[
+            Cut(&[Primary], ALL),
+            Cut(&[First], &[Second, Outside]),
+            Cut(&[Second], &[Outside]),
+            Lasts(s(45)),
+            Heals,
+            Acknowledges,
+        ],
+    ),
+    // Failovers with something on top.
+    quorum(
+        "candidate-dies",
+        Bound::WhileItLasts,
+        &[Dies(Primary, s(15)), LastsUpTo(s(3)), Dies(First, s(10)), Lasts(s(3)), Acknowledges],
+    ),
+    quorum(
+        "candidates-die",
+        Bound::WhileItLasts,
+        &[Dies(Primary, s(10)), LastsUpTo(s(3)), Dies(First, s(5)), LastsUpTo(s(4)), Dies(Second, s(5)), Acknowledges],
+    ),
+    quorum(
+        "laggard",
+        Bound::MachineLost,
+        &[Cut(&[Primary], &[First]), Lasts(s(3)), Dies(Primary, s(15)), Heals, Successor, Acknowledges],
+    ),
+    quorum(
+        "primary-dies-twice",
+        Bound::WhileItLasts,
+        &[Dies(Primary, s(5)), Successor, Dies(First, s(5)), Dies(Second, s(8)), Acknowledges],
+    ),
+    // The controller.
+    quorum("controller-killed", Bound::Unharmed, &[Controller(Kill), Lasts(s(20)), Acknowledges, Controller(Start)]),
+    quorum("controller-frozen", Bound::Unharmed, &[Controller(Freeze), Lasts(s(20)), Acknowledges, Controller(Thaw)]),
+    quorum(
+        "controller-killed-during-failover",
+        Bound::WhileItLasts,
+        &[
+            Signal(Primary, Agent, "SIGKILL"),
+            LastsUpTo(s(3)),
+            Controller(Kill),
+            Lasts(s(2)),
+            Controller(Start),
+            Acknowledges,
+        ],
+    ),
+    quorum(
+        "controller-frozen-during-failover",
+        Bound::WhileItLasts,
+        &[
+            Freezes(Primary),
+            LastsUpTo(s(9)),
+            Controller(Freeze),
+            Lasts(s(8)),
+            Thaws(Primary),
+            LastsUpTo(s(2)),
+            Controller(Thaw),
+            Acknowledges,
+        ],
+    ),
+    quorum(
+        "controller-killed-primary-dies",
+        Bound::WhileItLasts,
+        &[Controller(Kill), Dies(Primary, s(30)), Lasts(s(5)), Controller(Start), Successor],
+    ),
+    quorum(
+        "record-lost",
+        Bound::Unharmed,
+        &[Controller(Forget), Lasts(s(3)), Controller(Start), Lasts(LONG), Acknowledges],
+    ),
+    quorum(
+        "record-lost-primary-dead",
+        Bound::WhileItLasts,
+        &[Controller(Forget), Dies(Primary, s(10)), Controller(Start), Acknowledges],
+    ),
+    // On purpose.
+    quorum("switchover", Bound::Switchover, &[Switchover, Successor]),
+    quorum("switchover-and-back", Bound::Switchover, &[Switchover, Successor, Switchover, Acknowledges]),
+    // Two nodes.
+    Scenario {
+        name: "two-nodes-failover",
+        durability: QuorumAvailable,
+        nodes: 2,
+        bound: Bound::Silent,
+        steps: &[HostLost(Primary, Processes::Die), Successor, Lasts(s(3)), HostBack(Primary), Acknowledges],
+    },
+    Scenario {
+        name: "two-nodes-older-returns-first",
+        durability: QuorumAvailable,
+        nodes: 2,
+        bound: Bound::WhileItLasts,
+        steps: &[
+            HostLost(First, Processes::Die),
+            Acknowledges,
+            Lasts(s(2)),
+            HostLost(Primary, Processes::Die),
+            Lasts(s(3)),
+            HostBack(First),
+            Lasts(LONG),
+            HostBack(Primary),
+            Acknowledges,
+        ],
+    },
+    Scenario {
+        name: "two-nodes-cut",
+        durability: QuorumAvailable,
+        nodes: 2,
+        bound: Bound::Silent,
+        steps: &[Cut(&[Primary], &[First]), Lasts(LONG), Heals, Acknowledges],
+    },
+    // Asynchronous: never two primaries.
+    Scenario {
+        name: "async-machine-killed",
+        durability: Async,
+        nodes: 3,
+        bound: Bound::MachineLost,
+        steps: &[Dies(Primary, s(20)), Acknowledges, Lasts(s(3))],
+    },
+    Scenario {
+        name: "async-primary-cut-off",
+        durability: Async,
+        nodes: 3,
+        bound: Bound::Silent,
+        steps: &[Cut(&[Primary], ALL), Successor, Lasts(s(5)), Heals, Acknowledges],
+    },
+    Scenario {
+        name: "async-agent-frozen",
+        durability: Async,
+        nodes: 3,
+        bound: Bound::Silent,
+        steps: &[
+            Signal(Primary, Agent, "SIGSTOP"),
+            Successor,
+            Lasts(s(3)),
+            Signal(Primary, Agent, "SIGCONT"),
+            Acknowledges,
+        ],
+    },
+    // What holds without any failover, too.
+    Scenario {
+        name: "async-postmaster-killed",
+        durability: Async,
+        nodes: 3,
+        bound: Bound::Crash,
+        steps: &[Signal(Primary, Postmaster, "SIGKILL"), Acknowledges, Lasts(s(2))],
+    },
+    Scenario {
+        name: "async-standby-cut-off",
+        durability: Async,
+        nodes: 3,
+        bound: Bound::Unharmed,
+        steps: &[Cut(&[First], &[Primary, Second, Outside]), Lasts(s(5)), Heals, Acknowledges],
+    },
+];
+
+/// The scenario of a name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Scenario> {
+    SCENARIOS.iter().find(|scenario| scenario.name == name)
+}
