@@ -248,7 +248,9 @@ impl<O: Observer, A: Actuator + 'static, W: Witness + 'static> Lead<O, A, W> {
 /// When the first of these waits ends by the clock alone, and no later than a tick.
 fn due<'a>(waits: impl Iterator<Item = &'a Until>) -> Duration {
     let ends = waits.filter_map(|until| match until {
-        Until::LeaseOver { left_ms, .. } | Until::LongLeaseOver { left_ms } => Some(Duration::from_millis(*left_ms)),
+        Until::LeaseOver { left_ms, .. } | Until::PledgeOver { left_ms, .. } | Until::LongLeaseOver { left_ms } => {
+            Some(Duration::from_millis(*left_ms))
+        }
         _ => None,
     });
     ends.min().map_or(TICK, |left| left.min(TICK)).max(BREATH)
@@ -258,3 +260,9 @@ fn due<'a>(waits: impl Iterator<Item = &'a Until>) -> Duration {
 mod fakes;
 #[cfg(test)]
 mod tests;
+
+/// A report of a primary that is well.
+#[cfg(test)]
+pub(crate) fn a_report() -> flypg_core::protocol::NodeReport {
+    tests::report(1)
+}

@@ -122,6 +122,7 @@ fn agents_will_tell(holds: &[Hold], elsewhere: bool) -> bool {
                     | Until::Recruited { .. }
                     | Until::Promotable { .. }
                     | Until::LeaseOver { .. }
+                    | Until::PledgeOver { .. }
                     | Until::PrimaryHeard { .. }
                     | Until::MarkerConfirmed { .. }
                     | Until::RuleInEffect { .. }

@@ -62,10 +62,10 @@ pub struct Tenure {
     boot: String,
     /// The epoch that the node leads in, if it leads. All below it is about this epoch.
     leads: Option<Epoch>,
-    /// When it took that up, or came to need a lease for it, in this boot.
+    /// When it took that up, or came to need another lease for it, in this boot.
     since: BootTime,
-    /// It needed a lease when the ledger was last followed.
-    leased: bool,
+    /// What pledges had to meet when the ledger was last followed; with none it needs no lease.
+    needs: Vec<Rule>,
     /// What controllers granted.
     lease: Lease,
     /// What members' pledges hold up.
@@ -100,7 +100,7 @@ impl Tenure {
             boot: boot.to_owned(),
             leads,
             since: now,
-            leased: needs_lease(ledger),
+            needs: needs(ledger),
             lease: Lease::none(boot, leads.unwrap_or(ledger.promised)),
             upheld: None,
             granted: None,
@@ -119,11 +119,11 @@ impl Tenure {
     /// The ledger has changed: a lease of another epoch than it leads in is worth nothing.
     pub fn follow(&mut self, ledger: &Ledger, now: BootTime) {
         let leads = leads(ledger);
-        let leased = needs_lease(ledger);
-        if leads != self.leads || leased && !self.leased {
+        let needs = needs(ledger);
+        if leads != self.leads || needs != self.needs {
             self.since = now;
         }
-        self.leased = leased;
+        self.needs = needs;
         if leads != self.leads {
             self.leads = leads;
             self.lease = Lease::none(&self.boot, leads.unwrap_or(ledger.promised));
@@ -154,7 +154,10 @@ impl Tenure {
     pub fn round(&self, ledger: &Ledger, now: BootTime, timing: &Timing) -> Option<Round> {
         let terms = terms(ledger).filter(|terms| !terms.pledges.is_empty())?;
         let epoch = self.leading(ledger)?;
-        let quiet = self.granted.is_none_or(|at| now.0.saturating_sub(at.0) >= timing.report * 2);
+        // Also counted from when the reign, or this boot, began: whoever pledges cannot be recruited for a while, and a
+        // controller that is there would rather recruit for a primary that comes back than wait for it.
+        let heard = self.granted.unwrap_or(self.since).max(self.since);
+        let quiet = now.0.saturating_sub(heard.0) >= timing.report * 2;
         quiet.then(|| Round { epoch, sent: now, terms, givers: BTreeSet::new(), ttl: timing.ttl })
     }
 
@@ -319,9 +322,9 @@ fn terms(ledger: &Ledger) -> Option<Terms> {
     }
 }
 
-/// Somebody else could be promoted without its consent.
-fn needs_lease(ledger: &Ledger) -> bool {
-    terms(ledger).is_some_and(|terms| !terms.pledges.is_empty())
+/// Without which of these somebody else could be promoted: none if nobody can be without its consent.
+fn needs(ledger: &Ledger) -> Vec<Rule> {
+    terms(ledger).map(|terms| terms.pledges).unwrap_or_default()
 }
 
 fn after(at: BootTime, wait: Duration) -> BootTime {

@@ -461,6 +461,8 @@ pub enum Until {
     Promotable { missing: Missing },
     /// The last lease that the old primary may hold is over.
     LeaseOver { node: NodeName, left_ms: u64 },
+    /// The pledge that this node gave to the old primary is over: until then it promises nothing beyond.
+    PledgeOver { node: NodeName, left_ms: u64 },
     /// Only this controller does not hear the primary: a standby does.
     PrimaryHeard { node: NodeName, by: NodeName },
     /// The new primary confirms its marker.
@@ -535,6 +537,7 @@ impl Until {
                 | Until::Recruited { .. }
                 | Until::Promotable { .. }
                 | Until::LeaseOver { .. }
+                | Until::PledgeOver { .. }
                 | Until::PrimaryHeard { .. }
                 | Until::MarkerConfirmed { .. }
                 | Until::RuleInEffect { .. }

@@ -306,6 +306,9 @@ pub fn until(until: &Until) -> String {
         Until::LeaseOver { node, left_ms } => {
             format!("the last lease of {node} is over (in {:.1} s)", *left_ms as f64 / 1000.0)
         }
+        Until::PledgeOver { node, left_ms } => {
+            format!("the pledge of {node} to the old primary is over, in {:.1} s", *left_ms as f64 / 1000.0)
+        }
         Until::PrimaryHeard { node, by } => {
             format!("{node} answers again: {by} still hears it, so only the controller is cut off")
         }

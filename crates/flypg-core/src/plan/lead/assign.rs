@@ -1,5 +1,7 @@
 //! What every node is told: it follows from the record, and from where everybody is.
 
+use std::time::Duration;
+
 use crate::decree::{Decree, Stage, SystemId};
 use crate::names::NodeName;
 use crate::observed::Power;
@@ -35,6 +37,17 @@ pub(in crate::plan) fn assign(draft: &mut Draft, world: &World<'_>) {
             answers(draft, name, node);
             continue;
         };
+        if decree.epoch > report.promised
+            && let Some(left) = pledged_for(world, node, report)
+        {
+            let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
+            let work = match decree.is_electing() {
+                true => Work::Failover { node: decree.primary.clone() },
+                false => Work::Join { node: name.clone() },
+            };
+            draft.hold(work, Until::PledgeOver { node: name.clone(), left_ms });
+            continue;
+        }
         let Some(task) = task(draft, world, decree, name, report) else { continue };
         let assignment = Assignment {
             cluster: world.spec.name.clone(),
@@ -64,6 +77,14 @@ pub(in crate::plan) fn assign(draft: &mut Draft, world: &World<'_>) {
             draft.step(Action::Assign { machine, address, assignment: Box::new(assignment) }, why);
         }
     }
+}
+
+/// How long a node is still bound by the pledge that it last spoke of; `None` if that is over. It is asked then, not
+/// before.
+fn pledged_for(world: &World<'_>, node: &Node<'_>, report: &NodeReport) -> Option<Duration> {
+    let heard = world.watch.pulses.get(&node.machine?.id)?.heard?;
+    let left = report.pledged_for?.saturating_sub(world.watch.now.since(heard));
+    (!left.is_zero()).then_some(left)
 }
 
 /// True if the task is another one than the node is seen at.
