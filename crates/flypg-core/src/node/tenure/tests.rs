@@ -149,9 +149,12 @@ fn a_primary_that_comes_to_need_a_lease_is_given_time_to_get_one() {
     assert_eq!(tenure.gate(&leased, true, ms(60_000)), Gate::Leaseless);
     let over = |tenure: &Tenure, now| tenure.is_grace_over(&leased, ms(now), &timing());
     assert!(!over(&tenure, 64_999) && over(&tenure, 65_000));
-    // The same again is nothing new.
+    // The same again is nothing new; another rule is, by which pledges given before may not count.
     tenure.follow(&leased, ms(64_000));
     assert!(over(&tenure, 65_000));
+    let other = told(&leased, 2, 10, lead(vec![quorum(1, &["ord-3"])]), Profile::Balanced).unwrap();
+    tenure.follow(&other, ms(64_000));
+    assert!(!tenure.is_grace_over(&other, ms(68_999), &timing()));
 }
 
 #[test]
