@@ -18,7 +18,7 @@ use crate::passage::Passage;
 use crate::pump::{Stream, join};
 use crate::shared::Shared;
 use crate::startup::{self, Door, Refused, Startup};
-use crate::way::{self, Way};
+use crate::way::{self, Seeker, Way};
 
 /// Connections of clients at a time; more than Postgres can have, so that its own words are heard first.
 const CLIENTS: u64 = 4000;
@@ -145,7 +145,10 @@ async fn pass(door: Door, mut client: TcpStream, from: SocketAddr, shared: &Shar
         Startup::Session(session) => session,
     };
     let found = match startup::admit(door, &session) {
-        Ok(()) => way::find(door, member.then_some(from), &session, &client, shared).await,
+        Ok(()) => {
+            let member = member.then_some(from);
+            way::find(&Seeker { door, member, session: &session, client: &client, shared }).await
+        }
         Err(refused) => Err(refused),
     };
     match found {

@@ -46,14 +46,20 @@ enum Unfit {
     Changed,
 }
 
-/// A session where this door leads, waiting for one to be had. `member`: the address of the node it comes from.
-pub async fn find(
-    door: Door,
-    member: Option<IpAddr>,
-    session: &SessionStart,
-    client: &TcpStream,
-    shared: &Shared,
-) -> Result<Way, Refused> {
+/// Who looks for a way.
+#[derive(Debug)]
+pub struct Seeker<'a> {
+    pub door: Door,
+    /// The address of the node that it comes from.
+    pub member: Option<IpAddr>,
+    pub session: &'a SessionStart,
+    pub client: &'a TcpStream,
+    pub shared: &'a Shared,
+}
+
+/// A session where this door leads, waiting for one to be had.
+pub async fn find(seeker: &Seeker<'_>) -> Result<Way, Refused> {
+    let Seeker { door, member, client, shared, .. } = *seeker;
     let deadline = Instant::now() + WAIT;
     let (mut routes, mut here) = (shared.routes.subscribe(), shared.here.subscribe());
     let mut term = shared.gate.watch();
@@ -61,9 +67,12 @@ pub async fn find(
         let (now, up) = (routes.borrow_and_update().clone(), *here.borrow_and_update());
         let answers = term.borrow_and_update().clone();
         for place in now.places(door, up) {
-            let opened = tokio::select! {
-                opened = open(&place, door, member, &now, &answers, session, shared, deadline) => opened,
-                () = gone(client) => return Err(left()),
+            let opened = match seeker.passage(&place, &now, &answers) {
+                Some(passage) => tokio::select! {
+                    opened = seeker.open(&place, passage, deadline) => opened,
+                    () = gone(client) => return Err(left()),
+                },
+                None => Err(Unfit::NotNow),
             };
             match opened {
                 Ok(way) => return Ok(way),
@@ -82,6 +91,43 @@ pub async fn find(
             () = tokio::time::sleep(LOOK_AGAIN) => {}
             () = gone(client) => return Err(left()),
         }
+    }
+}
+
+impl Seeker<'_> {
+    /// Under which conditions bytes would pass, if any may now.
+    fn passage(&self, place: &Place, routes: &Routes, answers: &Arc<Term>) -> Option<Passage> {
+        match (place, self.door) {
+            (_, Door::Replication) => {
+                self.member.and_then(|member| self.shared.gate.feeds_to(member)).map(Passage::until)
+            }
+            (Place::Here, _) => answers.takes_new().then(|| Passage::of(answers.clone())),
+            (Place::Gate(..), Door::ReadWrite) => Some(Passage::until(routes.primary_changes.clone())),
+            (Place::Gate(..), Door::Node | Door::ReadOnly) => Some(Passage::open()),
+        }
+    }
+
+    async fn open(&self, place: &Place, passage: Passage, deadline: Instant) -> Result<Way, Unfit> {
+        let (upstream, first) = tokio::select! {
+            begun = timeout_at(deadline, self.begin(place)) => begun.map_err(|_| Unfit::NotNow)??,
+            () = passage.is_cut() => return Err(Unfit::Changed),
+        };
+        let refused = first.first() == Some(&b'E') && sqlstate(&first) == Some(CANNOT_NOW.as_bytes());
+        match refused && Instant::now() < deadline {
+            true => Err(Unfit::NotNow),
+            false => Ok(Way { upstream, first, passage }),
+        }
+    }
+
+    /// Connects, says what the client said, and waits for the first answer; a walsender's is nobody's business.
+    async fn begin(&self, place: &Place) -> io::Result<(Stream, Vec<u8>)> {
+        let mut upstream = connect(place, self.door, self.shared).await?;
+        upstream.write_all(&self.session.packet).await?;
+        let first = match self.door {
+            Door::Replication => Vec::new(),
+            Door::ReadWrite | Door::Node | Door::ReadOnly => first_answer(&mut upstream).await?,
+        };
+        Ok((upstream, first))
     }
 }
 
@@ -114,43 +160,6 @@ async fn gone(client: &TcpStream) {
         // It sent something before it was let in: that does not tell whether it is still there.
         tokio::time::sleep(LOOK_AGAIN).await;
     }
-}
-
-#[allow(clippy::too_many_arguments)]
-async fn open(
-    place: &Place,
-    door: Door,
-    member: Option<IpAddr>,
-    routes: &Routes,
-    answers: &Arc<Term>,
-    session: &SessionStart,
-    shared: &Shared,
-    deadline: Instant,
-) -> Result<Way, Unfit> {
-    let passage = match (place, door) {
-        (_, Door::Replication) => {
-            let cut = member.and_then(|member| shared.gate.feeds_to(member)).ok_or(Unfit::NotNow)?;
-            Passage::until(cut)
-        }
-        (Place::Here, _) if !answers.takes_new() => return Err(Unfit::NotNow),
-        (Place::Here, _) => Passage::of(answers.clone()),
-        (Place::Gate(..), Door::ReadWrite) => Passage::until(routes.primary_changes.clone()),
-        (Place::Gate(..), Door::Node | Door::ReadOnly) => Passage::open(),
-    };
-    let mut upstream = connect(place, door, shared).await?;
-    upstream.write_all(&session.packet).await?;
-    if door == Door::Replication {
-        return Ok(Way { upstream, first: Vec::new(), passage });
-    }
-    let first = tokio::select! {
-        first = timeout_at(deadline, first_answer(&mut upstream)) => first.map_err(|_| Unfit::NotNow)??,
-        () = passage.is_cut() => return Err(Unfit::Changed),
-    };
-    let refused = first.first() == Some(&b'E') && sqlstate(&first) == Some(CANNOT_NOW.as_bytes());
-    if refused && Instant::now() < deadline {
-        return Err(Unfit::NotNow);
-    }
-    Ok(Way { upstream, first, passage })
 }
 
 /// Connects to where sessions are had.
