@@ -273,21 +273,7 @@ impl Node {
     /// Finds out what is so now.
     async fn look(&mut self) {
         processes::reap_orphans();
-        if self.data_changed {
-            match data_dir::look(&self.shared.config).await {
-                Ok(data) => self.data = data,
-                Err(error) => self.data = DataDir::Unusable { why: format!("the volume cannot be read: {error}") },
-            }
-            *self.shared.data.lock().expect("no holder of this lock panics") = self.data.clone();
-            // What could not be read may be readable the next time.
-            self.data_changed = matches!(self.data, DataDir::Unusable { .. });
-            if matches!(self.data, DataDir::Complete { .. })
-                && data_dir::is_making(&self.shared.config)
-                && let Err(error) = self.remove_unfinished().await
-            {
-                tracing::warn!(error = crate::words(&error), "what lies beside the data directory stays for now");
-            }
-        }
+        self.look_at_data().await;
         self.disk = statvfs(&self.shared.config.paths.volume).ok().map(|volume| {
             let unit = volume.fragment_size();
             Disk {
@@ -306,6 +292,12 @@ impl Node {
                         (self.asked, self.no_room) = (None, false);
                     }
                     self.conf.check(&sight.waits_for);
+                    let promoted = matches!(sight.role, PgRole::Primary { .. });
+                    if promoted && matches!(self.data, DataDir::Complete { standby_signal: true, .. }) {
+                        // Postgres removes the signal with its promotion, and who decides goes by both.
+                        self.data_changed = true;
+                        self.look_at_data().await;
+                    }
                     self.sight = Some(sight);
                     self.answered = Instant::now();
                     if let Err(error) = self.read_history().await {
@@ -320,12 +312,32 @@ impl Node {
         }
     }
 
+    async fn look_at_data(&mut self) {
+        if !self.data_changed {
+            return;
+        }
+        match data_dir::look(&self.shared.config).await {
+            Ok(data) => self.data = data,
+            Err(error) => self.data = DataDir::Unusable { why: format!("the volume cannot be read: {error}") },
+        }
+        *self.shared.data.lock().expect("no holder of this lock panics") = self.data.clone();
+        // What could not be read may be readable the next time.
+        self.data_changed = matches!(self.data, DataDir::Unusable { .. });
+        if matches!(self.data, DataDir::Complete { .. })
+            && data_dir::is_making(&self.shared.config)
+            && let Err(error) = self.remove_unfinished().await
+        {
+            tracing::warn!(error = crate::words(&error), "what lies beside the data directory stays for now");
+        }
+    }
+
     async fn ask(&mut self) -> Result<Look, SqlError> {
         if self.session.as_ref().is_none_or(Session::is_closed) {
             let session = Session::connect(&self.shared.config).await?;
             self.identity = Some(session.identity().await?);
             self.pending_restart = session.pending_restart().await?;
             self.session = Some(session);
+            self.reign.has_reconnected();
             self.has_come_up();
         }
         let (Some(session), Some(identity)) = (&self.session, &self.identity) else {

@@ -77,9 +77,14 @@ impl Reign {
     pub fn has_reloaded(&mut self, before: &str, now: String) {
         match &mut self.proof {
             // Nobody else told it to since the proof, so this is the one reload there was.
-            Some(proof) if proof.loaded_at.as_ref().is_none_or(|at| at == before) => proof.loaded_at = Some(now),
+            Some(proof) if proof.loaded_at.as_deref() == Some(before) => proof.loaded_at = Some(now),
             _ => self.proof = None,
         }
+    }
+
+    /// The agent has another session, which has read the files at a time of its own.
+    pub fn has_reconnected(&mut self) {
+        self.proof.iter_mut().for_each(|proof| proof.loaded_at = None);
     }
 }
 

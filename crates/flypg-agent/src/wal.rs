@@ -4,7 +4,7 @@
 //! Formats: PostgreSQL's `xlog_internal.h` (page headers, names of segments) and `timeline.c` (history files).
 
 use std::collections::BTreeSet;
-use std::io::{self, Read, Seek, SeekFrom};
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use flypg_core::failover::Switch;
@@ -135,8 +135,8 @@ pub fn timeline_at(pgdata: &Path, lsn: Lsn, segment: u64) -> io::Result<Option<u
         let name = entry.file_name();
         let Some(timeline) = name.to_str().and_then(|name| name.strip_suffix(suffix.as_str())) else { continue };
         let Some(timeline) = u32::from_str_radix(timeline, 16).ok().filter(|_| timeline.len() == 8) else { continue };
-        // A segment that was recycled for later use has pages of an earlier place.
-        if holds_page(&entry.path(), last / PAGE * PAGE, segment)? {
+        // A segment that was recycled for later use begins with a page of an earlier place.
+        if begins_at(&entry.path(), last / segment * segment)? {
             found = found.max(Some(timeline));
         }
     }
@@ -182,20 +182,20 @@ fn segment_suffix(number: u64, segment: u64) -> String {
     format!("{:08X}{:08X}", number / each, number % each)
 }
 
-fn holds_page(path: &Path, page: u64, segment: u64) -> io::Result<bool> {
-    let mut file = match std::fs::File::open(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false), // recycled meanwhile
-        file => file?,
-    };
-    file.seek(SeekFrom::Start(page % segment))?;
+/// Whether a segment has been written to, and begins here. Only its first page is sure to be there: what follows a
+/// switch to the next segment is empty.
+fn begins_at(path: &Path, start: u64) -> io::Result<bool> {
     // magic (2), flags (2), timeline (4), address of the page (8)
     let mut header = [0; 16];
-    match file.read_exact(&mut header) {
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(false),
-        read => read?,
+    let read = std::fs::File::open(path).and_then(|mut file| file.read_exact(&mut header));
+    match read.map_err(|error| error.kind()) {
+        Ok(()) => {}
+        // Recycled meanwhile, or not made yet.
+        Err(io::ErrorKind::NotFound | io::ErrorKind::UnexpectedEof) => return Ok(false),
+        Err(kind) => return Err(kind.into()),
     }
     let address = header[8..].try_into().expect("eight bytes");
-    Ok(header[..2] != [0, 0] && u64::from_ne_bytes(address) == page)
+    Ok(header[..2] != [0, 0] && u64::from_ne_bytes(address) == start)
 }
 
 /// Where a record that begins at `start` and has `length` bytes ends: the position that a standby which has it reports.
