@@ -264,12 +264,17 @@ fn permitted(
         }
     }
     permission(&reign, &others, &barred, fences).or_else(|_| permission(&reign, recruits, &barred, fences)).and_then(
-        |permission| match permission.candidate == decree.primary {
+        |permission| match permission.candidate == decree.primary && !is_unpromoted(scene) {
             // It goes on in place: that is no promotion.
             true => Err(Missing::Candidate),
             false => Ok(permission),
         },
     )
+}
+
+/// The one that was chosen last is still a standby, and was recruited as one: to go on it must be promoted, anew.
+fn is_unpromoted(scene: &Scene<'_>) -> bool {
+    scene.primary().is_some_and(|report| matches!(report.standing, Standing::Recruited { .. }))
 }
 
 /// Whom a switchover was asked for.
