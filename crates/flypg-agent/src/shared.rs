@@ -196,11 +196,20 @@ impl Shared {
 
     /// Changes the tenure, and puts in force what follows from it.
     fn change_tenure<T>(&self, change: impl FnOnce(&mut Tenure, &Ledger) -> T) -> T {
+        self.change_tenure_and(|_| (), change)
+    }
+
+    /// The same, and tells of something else with it.
+    fn change_tenure_and<T>(
+        &self,
+        tell: impl FnOnce(&mut NodeReport),
+        change: impl FnOnce(&mut Tenure, &Ledger) -> T,
+    ) -> T {
         let mut tenure = self.tenure();
         let ledger = self.ledger();
         let result = change(&mut tenure, &ledger);
         self.put_in_force(tenure, &ledger, clock::now());
-        self.publish(|_| ());
+        self.publish(tell);
         result
     }
 
@@ -238,8 +247,7 @@ impl Shared {
     /// Postgres ended: nothing passes before what comes up is confirmed.
     pub fn postgres_ended(&self) {
         self.here.send_replace(Here::default());
-        self.report.send_modify(|report| report.postgres = None);
-        self.change_tenure(|tenure, _| tenure.postgres_ended());
+        self.change_tenure_and(|report| report.postgres = None, |tenure, _| tenure.postgres_ended());
     }
 
     /// New transactions wait at the gate from now on, or go on.

@@ -10,7 +10,8 @@ use std::process::{Command, Stdio};
 
 use common::*;
 use flypg_core::decree::{Epoch, SystemId};
-use flypg_core::protocol::{NodeReport, PeerRole, Phase, Task, ports};
+use flypg_core::ledger::Caller;
+use flypg_core::protocol::{Assignment, NodeReport, PeerRole, Phase, Task, ports};
 use serde_json::json;
 
 #[test]
@@ -86,6 +87,28 @@ fn what_is_meant_for_others_or_came_late_is_refused() {
     assert_eq!(node.put(&again).status, 200);
     assert_eq!(node.report().promised, Epoch(1005));
     node.until("it goes on", is_primary);
+}
+
+#[test]
+fn one_store_speaks_with_one_voice() {
+    let node = Node::started("ord-1");
+    let told = node.assignment(Task::Bootstrap { nonce: "n1".to_owned() }, &[(&node, PeerRole::Primary)], &[]);
+    let second = Caller { generation: 2, boot: "life-2".to_owned(), ..caller() };
+    assert_eq!(node.put(&told).status, 200);
+    assert_eq!(node.put_as(&second, &told).status, 200);
+    let copy = Caller { boot: "another".to_owned(), ..second.clone() };
+    let other = Caller { id: "store-2".to_owned(), ..copy.clone() };
+    for stranger in [caller(), copy, other.clone()] {
+        let answer = node.put_as(&stranger, &told);
+        assert_eq!(answer.status, 409, "{stranger:?}: {}", answer.body);
+        assert!(answer.body.contains("another controller was obeyed here"), "{}", answer.body);
+    }
+    assert_eq!(node.put_as(&second, &told).status, 200);
+    // A record that was rebuilt has an epoch beyond everything that was promised.
+    let rebuilt = Assignment { epoch: Epoch(1001), task: Task::Recruit, ..told.clone() };
+    assert_eq!(node.put_as(&other, &rebuilt).status, 200);
+    assert_eq!(node.put_as(&second, &told).status, 409);
+    assert_eq!(node.report().promised, Epoch(1001));
 }
 
 #[test]

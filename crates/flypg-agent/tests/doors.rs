@@ -61,7 +61,8 @@ async fn doors_let_in_whom_they_are_for() {
     };
     for (parameters, expected) in [
         (&replication[..], b'R'),
-        (&[("user", "flypg_replication")], b'E'),
+        // `pg_rewind` reads the source's files through functions, in an ordinary session.
+        (&[("user", "flypg_replication")], b'R'),
         (&[("user", "postgres"), ("replication", "true")], b'E'),
         (&[("user", "flypg"), ("replication", "database")], b'E'),
     ] {
