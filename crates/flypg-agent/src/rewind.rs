@@ -33,8 +33,8 @@ pub enum RewindError {
     /// The data are as they were: it may be tried again.
     #[error("the rewind cannot begin yet")]
     NotYet(#[source] NotYet),
-    /// They are not, or a rewind is of no use. Only another copy helps.
-    #[error("the rewind failed, and the data are of no use any more: {0}")]
+    /// They may not be, or can never be rewound: WAL that it needs is gone. Only another copy helps.
+    #[error("the data cannot be rewound: {0}")]
     Failed(String),
     #[error("{what} failed; the rewind is begun again")]
     Io { what: &'static str, source: std::io::Error },
@@ -75,8 +75,10 @@ pub async fn rewind(config: &Config, from: &NodeName, astray: bool) -> Result<()
         Outcome::NothingToDo => {
             return Err(RewindError::Failed("pg_rewind finds nothing to do, and the data went another way".to_owned()));
         }
-        Outcome::Failed { words, touched: true } => return Err(RewindError::Failed(words)),
-        Outcome::Failed { words, touched: false } => {
+        Outcome::Failed { words, touched } if touched || !says_unreachable(&words) => {
+            return Err(RewindError::Failed(words));
+        }
+        Outcome::Failed { words, .. } => {
             data_dir::unmark_rewind(config).map_err(io("unmarking the rewind"))?;
             return Err(not_yet(NotYet::Words(words)));
         }
@@ -131,6 +133,11 @@ async fn run(config: &Config) -> Result<Outcome, RewindError> {
             Outcome::Failed { words, touched }
         }
     })
+}
+
+/// Whether `pg_rewind` failed for want of the source, in libpq's words.
+fn says_unreachable(words: &str) -> bool {
+    ["could not connect", "connection to server", "server closed the connection"].iter().any(|say| words.contains(say))
 }
 
 /// Copies the WAL that only these data have to a directory of its own beside them, as far as it fits: somebody may want

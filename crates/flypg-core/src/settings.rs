@@ -74,6 +74,9 @@ pub fn derive(guest: Guest, disk_mb: Option<u64>, major: u32) -> BTreeMap<String
         settings.mb("max_wal_size", max_wal);
         // PostgreSQL refuses less than two segments of 16 MB.
         settings.mb("min_wal_size", (max_wal / 4).clamp(32, 1024));
+        // Beyond what slots keep: a standby that is promoted has none for the others yet, and a primary that was
+        // replaced is rewound from its last checkpoint before that.
+        settings.mb("wal_keep_size", (disk / 20).clamp(16, 1024));
     }
 
     settings.number("max_connections", DEFAULT_MAX_CONNECTIONS);

@@ -439,7 +439,7 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl Fn
 }
 
 /// As little WAL as Postgres can be told to keep.
-pub const LITTLE: [(&str, &str); 2] = [("max_wal_size", "32MB"), ("min_wal_size", "32MB")];
+pub const LITTLE: [(&str, &str); 3] = [("max_wal_size", "32MB"), ("min_wal_size", "32MB"), ("wal_keep_size", "0")];
 
 /// Takes the standby's slot from it while it is away, and writes until the WAL that it needs next is gone.
 pub async fn strand(primary: &Node, standby: &mut Node, system_id: &SystemId) {

@@ -110,6 +110,7 @@ fn all_settings_of_a_small_standby() {
         unix_socket_directories = /run/flypg/postgres
         unix_socket_permissions = 0700
         wal_compression = on
+        wal_keep_size = 512MB
         wal_level = logical
         wal_log_hints = on
         wal_receiver_status_interval = 1s
