@@ -140,7 +140,7 @@ impl Node {
             NodeStep::EnsureRoles => {
                 if let Some(session) = &self.session {
                     roles::ensure_roles(&shared.config, session).await?;
-                    self.roles_ensured = true;
+                    (self.roles_ensured, self.roles_there) = (true, true);
                 }
                 Ok(())
             }
@@ -176,9 +176,10 @@ impl Node {
                 self.found = Some(Found { recruited_in: None, clean, end });
                 Ok(())
             }
-            NodeStep::Promote { timeline, burnt } => self.promote(timeline, &burnt).await,
+            NodeStep::Promote { timeline, burnt } => self.promote(timeline, &burnt, ledger).await,
             NodeStep::RecordPromoted => {
-                self.roles_ensured = false;
+                // They came with the data. Whether they are as they should be is seen to once the gate is open.
+                self.roles_there = true;
                 self.record(Ledger::promoted)
             }
             NodeStep::EnsureRule { rule } => self.ensure_rule(&rule).await,

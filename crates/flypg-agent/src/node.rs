@@ -67,6 +67,8 @@ pub struct Node {
     /// Since when it waits for what it has begun.
     under_way: Option<Instant>,
     pub(crate) roles_ensured: bool,
+    /// The roles that clients come with are there, as far as this agent knows.
+    pub(crate) roles_there: bool,
     /// The person's parameters that Postgres was started with.
     pub(crate) started_with: BTreeMap<String, String>,
     /// The person's parameters that the running Postgres has read.
@@ -127,6 +129,7 @@ impl Node {
             stuck: None,
             under_way: None,
             roles_ensured: false,
+            roles_there: false,
             started_with: BTreeMap::new(),
             in_force: BTreeMap::new(),
             withheld: Vec::new(),

@@ -1,6 +1,7 @@
 //! What a node knows of the Postgres with which it leads, and the steps that bring it to an open gate and, at the end,
 //! to a clean handover. None of them makes the node's loop wait for a standby or for a checkpoint.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use flypg_core::decree::Epoch;
@@ -18,7 +19,7 @@ use crate::node::Node;
 use crate::probe::WriteProbe;
 use crate::rule::{self, Proof};
 use crate::sql::{Session, SqlError};
-use crate::{wal, words};
+use crate::{roles, wal, words};
 
 /// How long a switchover waits for transactions that run (protocol §2.6, "Pause").
 const DRAIN: Duration = Duration::from_secs(2);
@@ -185,7 +186,7 @@ impl Node {
     /// not read is waited for until `wal_sender_timeout` (protocol, experiment E22).
     pub(crate) fn feed_only_needed(&self, ledger: &Ledger) {
         let Some(Task::HandOver { to, terms, .. }) = ledger.assignment.as_ref().map(|told| &told.task) else { return };
-        let needed = terms.rule.members().iter().chain([to]).cloned().collect::<std::collections::BTreeSet<NodeName>>();
+        let needed = terms.rule.members().iter().chain([to]).cloned().collect::<BTreeSet<NodeName>>();
         self.shared.feed_only(Some(&needed));
     }
 
@@ -255,7 +256,7 @@ impl Node {
     }
 
     /// Leaves stubs for burnt timelines and promotes (rule R8). What came of it shows at a later look.
-    pub(crate) async fn promote(&mut self, timeline: u32, burnt: &[u32]) -> Result<(), StepError> {
+    pub(crate) async fn promote(&mut self, timeline: u32, burnt: &[u32], ledger: &Ledger) -> Result<(), StepError> {
         let (Some(session), Some(sight)) = (&self.session, &self.sight) else { return Ok(()) };
         let (config, own) = (&self.shared.config, sight.timeline);
         match self.reign.promoting {
@@ -273,6 +274,12 @@ impl Node {
                     return Ok(());
                 }
                 wal::leave_stubs(pgdata, own, timeline, burnt, config.account)?;
+                // Whoever follows may come before it is done, and would come again only after a while.
+                let others =
+                    ledger.assignment.iter().flat_map(|told| &told.peers).filter(|peer| peer.node != ledger.node);
+                let slots =
+                    others.map(|peer| peer.node.slot()).filter(|slot| !sight.slots.contains_key(slot)).collect();
+                roles::ensure_slots(session, &slots, &BTreeSet::new()).await?;
                 tracing::info!(own, timeline, "promoting");
             }
         }

@@ -20,7 +20,7 @@ impl Node {
         let follows = matches!(ledger.role, LedgerRole::Replica { .. });
         let standby = follows || matches!(ledger.role, LedgerRole::Recruited { .. });
         // A Postgres that is too busy to answer the agent may still answer others: it shuts the door itself.
-        let open = local.postmaster == Seen::Up && (standby || self.roles_ensured);
+        let open = local.postmaster == Seen::Up && (standby || self.roles_there);
         let streams = follows && self.sight.as_ref().is_some_and(|sight| sight.streams);
         let here = Here { open, streams };
         let postgres = self.postgres();
