@@ -6,8 +6,9 @@ test:      ; @scripts/test                       # everything CI runs
 check:     ; cargo clippy --workspace --all-targets --locked -- -D warnings && cargo fmt --all --check
 golden:    ; cargo test --locked -p flypg-tests --test golden
 e2e:       ; @scripts/test e2e
+faults:    ; @scripts/faults                     # killed, frozen, cut off: as root for the latter
 bench:     ; @scripts/bench
 bench-failover: ; @scripts/bench-failover            # how long writes stop, fault by fault
 fmt:       ; cargo fmt --all
 
-.PHONY: demo demo-stop test check golden e2e bench bench-failover fmt
+.PHONY: demo demo-stop test check golden e2e faults bench bench-failover fmt
