@@ -9,6 +9,7 @@ use flypg_controller::controller::{Controller, ControllerError};
 use flypg_controller::http::{Shown, serve};
 use flypg_controller::metrics::Metrics;
 use flypg_controller::source::Watch;
+use flypg_controller::vigil::Vigils;
 use flypg_core::keys::Key;
 use flypg_emulator::Knobs;
 use flypg_tests::patience::eventually;
@@ -68,6 +69,7 @@ impl Stays {
         write(files.path(), "a.yaml", first);
         let (observer, actuator) = rig.controller().await;
         let (board, metrics) = (Arc::new(Board::default()), Arc::new(Metrics::new().unwrap()));
+        let (vigils, events) = (Arc::<Vigils>::default(), rig.state.path().join("events"));
         let controller = Controller {
             store: observer.store.clone(),
             observer,
@@ -76,13 +78,14 @@ impl Stays {
             journals: rig.state.path().join("journal"),
             gone_after,
             board: Arc::clone(&board),
-            vigils: Default::default(),
+            events: events.clone(),
+            vigils: Arc::clone(&vigils),
             metrics: Arc::clone(&metrics),
         };
         let stop = CancellationToken::new();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let shown = Shown { board, metrics, token: Some("open sesame".to_owned()) };
+        let shown = Shown { board, vigils, events, metrics, token: Some("open sesame".to_owned()) };
         let serving = tokio::spawn(serve(listener, shown, stop.clone()));
         let running = tokio::spawn(controller.run(Watch::new(vec![files.path().to_owned()]), stop.clone()));
         let page = Page { url, http: reqwest::Client::builder().tls_certs_only([]).build().unwrap() };

@@ -19,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::act::{ActError, LiveActuator};
 use crate::board::{Board, Posted};
+use crate::events::Chronicle;
 use crate::journal::Journal;
 use crate::keeper::Keeper;
 use crate::lead::Heart;
@@ -46,8 +47,10 @@ pub struct Controller {
     pub actuator: LiveActuator,
     pub store: Store,
     pub master: Key,
-    /// One file per cluster.
+    /// The directory of the journals: one file per cluster.
     pub journals: PathBuf,
+    /// The directory of the event logs: one file per cluster.
+    pub events: PathBuf,
     /// [`GONE_AFTER`], but for tests.
     pub gone_after: Duration,
     pub board: Arc<Board>,
@@ -235,6 +238,13 @@ impl Controller {
         stop: CancellationToken,
     ) -> impl Future<Output = Ended> + Send + 'static {
         let log = Arc::new(Log::new(Arc::clone(&self.metrics)));
+        let log: Arc<dyn Witness> = match Chronicle::open(&self.events, cluster, Timestamp::now, Arc::clone(&log)) {
+            Ok(chronicle) => Arc::new(chronicle),
+            Err(error) => {
+                tracing::warn!(%cluster, error = chain(&error), "what happens is not written down");
+                log
+            }
+        };
         let wanted = wish.borrow_and_update().clone();
         let vigil = self.vigils.of(cluster);
         let observer = self.observer.of(Arc::clone(&vigil));

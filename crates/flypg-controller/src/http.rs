@@ -1,13 +1,16 @@
 //! The controller's HTTP endpoints.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
+use axum::extract::rejection::JsonRejection;
 use axum::extract::{Path, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Json, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Router, body::Body};
+use flypg_core::observed::Order;
 use flypg_core::render::{self, Preview};
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
@@ -15,13 +18,19 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::board::{Board, Posted};
+use crate::clock;
 use crate::metrics::Metrics;
+use crate::orders::Goal;
+use crate::vigil::Vigils;
 use crate::words::chain;
 
 /// What the endpoints tell of.
 #[derive(Debug)]
 pub struct Shown {
     pub board: Arc<Board>,
+    pub vigils: Arc<Vigils>,
+    /// The directory of the event logs.
+    pub events: PathBuf,
     pub metrics: Arc<Metrics>,
     /// What a caller of `/v1` must know; `None` lets everybody in who can reach the address.
     pub token: Option<String>,
@@ -42,6 +51,8 @@ fn router(shown: Shown) -> Router {
         .route("/v1/clusters", get(clusters))
         .route("/v1/clusters/{name}/status", get(status))
         .route("/v1/clusters/{name}/plan", get(plan))
+        .route("/v1/clusters/{name}/events", get(events))
+        .route("/v1/clusters/{name}/orders", post(order))
         .layer(from_fn_with_state(Arc::clone(&shown), guard));
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
@@ -84,10 +95,46 @@ async fn plan(State(shown): State<Arc<Shown>>, Path(name): Path<String>) -> Resp
     })
 }
 
+/// Takes an order, and says what it has to come to: whoever gave it asks for the status until it has. As JSON only, which
+/// a page in a browser cannot send here.
+async fn order(
+    State(shown): State<Arc<Shown>>,
+    Path(name): Path<String>,
+    order: Result<Json<Order>, JsonRejection>,
+) -> Response {
+    let Some(posted) = shown.board.cluster(&name) else { return not_kept() };
+    let order = match order {
+        Ok(Json(order)) => order,
+        Err(rejection) => return error(rejection.status(), &rejection.body_text()),
+    };
+    match Goal::of(order.clone(), &posted.status) {
+        Ok(goal) => {
+            let record = posted.observed.record.known().and_then(Option::as_ref);
+            tracing::info!(cluster = name, order = ?order, "ordered");
+            shown.vigils.of(posted.wanted.name()).order(order, record, clock::mono());
+            (StatusCode::ACCEPTED, Json(goal)).into_response()
+        }
+        Err(refusal) => error(StatusCode::CONFLICT, &refusal.to_string()),
+    }
+}
+
+/// What has happened, oldest first.
+async fn events(State(shown): State<Arc<Shown>>, Path(name): Path<String>) -> Response {
+    let Some(posted) = shown.board.cluster(&name) else { return not_kept() };
+    match crate::events::read(&shown.events, posted.wanted.name()) {
+        Ok(events) => Json(json!({ "events": events })).into_response(),
+        Err(failure) => error(StatusCode::INTERNAL_SERVER_ERROR, &chain(&failure)),
+    }
+}
+
+fn not_kept() -> Response {
+    error(StatusCode::NOT_FOUND, "no such cluster is kept here, or it was not looked at yet")
+}
+
 fn with(shown: &Shown, name: &str, tell: impl FnOnce(&Posted) -> Value) -> Response {
     match shown.board.cluster(name) {
         Some(posted) => Json(tell(&posted)).into_response(),
-        None => error(StatusCode::NOT_FOUND, "no such cluster is kept here, or it was not looked at yet"),
+        None => not_kept(),
     }
 }
 

@@ -2,10 +2,7 @@
 //! or learned something. No secrets: an [`Observed`] holds digests, and a plan holds none.
 
 use std::collections::BTreeMap;
-use std::fs::{File, OpenOptions};
-use std::io::Write;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use flypg_core::Timestamp;
 use flypg_core::names::ClusterName;
@@ -14,6 +11,7 @@ use flypg_core::plan::{Action, Plan, Step};
 use flypg_core::render;
 use serde::{Deserialize, Serialize};
 
+use crate::lines::{LineError, Lines};
 use crate::turn::{Part, Turn, Wanted};
 use crate::words::{chain, gist};
 
@@ -47,22 +45,10 @@ pub struct Outcome {
     pub took_ms: u64,
 }
 
-#[derive(Debug, thiserror::Error)]
-#[error("the journal {} cannot be written", .path.display())]
-pub struct JournalError {
-    path: PathBuf,
-    #[source]
-    source: std::io::Error,
-}
-
 /// The journal of one cluster: two files of at most 8 MiB each and a line.
 #[derive(Debug)]
 pub struct Journal {
-    path: PathBuf,
-    file: File,
-    bytes: u64,
-    /// The last line is not whole: the disk was full, or its writer died.
-    torn: bool,
+    lines: Lines,
     /// The plans of the last turns, one for leadership and one for the rest: their steps, and the gist of their holds.
     last: BTreeMap<Part, (Vec<Step>, Vec<String>)>,
 }
@@ -72,18 +58,9 @@ impl Journal {
     ///
     /// # Errors
     /// If the file cannot be opened.
-    pub fn open(dir: &Path, cluster: &ClusterName) -> Result<Self, JournalError> {
-        let path = dir.join(format!("{cluster}.jsonl"));
-        let at = path.clone();
-        let failed = |source| JournalError { path: at.clone(), source };
-        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(failed)?;
-        let file = append_to(&path).map_err(failed)?;
-        let bytes = file.metadata().map_err(failed)?.len();
-        let mut end = [b'\n'];
-        if bytes > 0 {
-            File::open(&path).and_then(|file| file.read_exact_at(&mut end, bytes - 1)).map_err(failed)?;
-        }
-        Ok(Self { torn: end != [b'\n'], path, file, bytes, last: BTreeMap::new() })
+    pub fn open(dir: &Path, cluster: &ClusterName) -> Result<Self, LineError> {
+        let lines = Lines::open(dir.join(format!("{cluster}.jsonl")), LONGEST)?;
+        Ok(Self { lines, last: BTreeMap::new() })
     }
 
     /// Writes the turn down, unless it did nothing and planned and held what the one before did. That leases run on is
@@ -91,7 +68,7 @@ impl Journal {
     ///
     /// # Errors
     /// If the line cannot be written.
-    pub fn write(&mut self, generation: String, wanted: &Wanted, turn: &Turn) -> Result<(), JournalError> {
+    pub fn write(&mut self, generation: String, wanted: &Wanted, turn: &Turn) -> Result<(), LineError> {
         let holds = turn.holds().map(|hold| gist(&render::hold(hold)));
         let plan = (turn.own().cloned().collect(), holds.collect());
         let did = turn.results.iter().any(|done| !matches!(done.step.action, Action::Renew { .. }));
@@ -114,29 +91,8 @@ impl Journal {
             plan: turn.plan.clone(),
             outcome: outcome.collect(),
         };
-        let mut line = serde_json::to_vec(&entry).expect("an entry has string keys only");
-        line.push(b'\n');
-        self.append(&line).map_err(|source| JournalError { path: self.path.clone(), source })
+        self.lines.append(serde_json::to_vec(&entry).expect("an entry has string keys only"))
     }
-
-    fn append(&mut self, line: &[u8]) -> std::io::Result<()> {
-        if self.bytes >= LONGEST {
-            std::fs::rename(&self.path, self.path.with_extension("jsonl.1"))?;
-            self.file = append_to(&self.path)?;
-            self.bytes = 0;
-        }
-        if self.torn {
-            self.file.write_all(b"\n")?;
-        }
-        self.bytes += line.len() as u64;
-        let written = self.file.write_all(line);
-        self.torn = written.is_err();
-        written
-    }
-}
-
-fn append_to(path: &Path) -> std::io::Result<File> {
-    OpenOptions::new().create(true).append(true).mode(0o600).open(path)
 }
 
 #[cfg(test)]
@@ -146,7 +102,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_what_is_new_is_written_and_it_stays_bounded() {
+    fn only_what_is_new_is_written() {
         let dir = tempfile::tempdir().unwrap();
         let cluster: ClusterName = "orders-db".parse().unwrap();
         let mut journal = Journal::open(dir.path(), &cluster).unwrap();
@@ -167,19 +123,16 @@ mod tests {
         let entry: Entry = serde_json::from_str(lines(&path).trim()).unwrap();
         assert_eq!((entry.plan, entry.observed), (turn.plan.clone(), turn.observed.clone()));
 
-        // Whoever wrote before died in the middle of a line.
-        std::fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"at\":").unwrap();
-        let mut journal = Journal::open(dir.path(), &cluster).unwrap();
-        journal.write("g1".to_owned(), &wanted, &turn).unwrap();
-        assert_eq!(lines(&path).lines().filter(|line| serde_json::from_str::<Entry>(line).is_ok()).count(), 2);
-
-        journal.bytes = LONGEST;
         turn.plan.holds.push(flypg_core::plan::Hold {
             what: flypg_core::plan::Work::Everything,
             until: flypg_core::plan::Until::Confirmed { what: flypg_core::plan::Subject::App },
         });
         journal.write("g2".to_owned(), &wanted, &turn).unwrap();
-        assert_eq!(lines(&path).lines().count(), 1);
-        assert!(dir.path().join("orders-db.jsonl.1").exists());
+        assert_eq!(lines(&path).lines().count(), 2, "it holds something else");
+        turn.part = Part::Leadership;
+        for _ in 0..3 {
+            journal.write("g2".to_owned(), &wanted, &turn).unwrap();
+        }
+        assert_eq!(lines(&path).lines().count(), 3, "of each part once");
     }
 }

@@ -22,7 +22,7 @@ use crate::store::{Reading, Term};
 /// decides about leadership.
 const STALE: u32 = 2;
 /// An order that nothing came of is not carried out later, when nobody expects it any more.
-const ORDER_STANDS: Duration = Duration::from_secs(60);
+pub const ORDER_STANDS: Duration = Duration::from_secs(60);
 
 /// What is known of one cluster.
 #[derive(Debug, Default)]

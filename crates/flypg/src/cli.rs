@@ -52,7 +52,11 @@ pub(crate) enum Command {
     Schema(Schema),
     Reconcile(Reconcile),
     Status(Status),
+    Events(Events),
     Connect(Connect),
+    Switchover(Switchover),
+    Failover(Failover),
+    Replay(Replay),
     Controller(Controller),
     Emulator(Emulator),
     Completions(Completions),
@@ -115,6 +119,55 @@ pub(crate) struct Status {
     /// Print it again whenever it changes
     #[arg(short, long)]
     pub(crate) watch: bool,
+}
+
+/// Tell what happened to a cluster
+///
+/// Decisions with their reasons, what was held, nodes that fell silent and came back; oldest first.
+#[derive(Debug, Args)]
+pub(crate) struct Events {
+    pub(crate) cluster: String,
+    /// As text, or as JSON, one object per line
+    #[arg(short, long, value_enum, default_value_t = TextOrJson::Text)]
+    pub(crate) output: TextOrJson,
+    /// Go on with what happens from now on
+    #[arg(short, long)]
+    pub(crate) follow: bool,
+}
+
+/// Make another node the primary, without losing anything
+///
+/// The primary holds new transactions back, stops cleanly, and another node goes on. Told to the controller that keeps
+/// the cluster, or carried out here if there is none. Exits 3 if it is held.
+#[derive(Debug, Args)]
+pub(crate) struct Switchover {
+    pub(crate) cluster: String,
+    /// The node that is to lead [default: the one that is best prepared]
+    #[arg(long, value_name = "NODE")]
+    pub(crate) to: Option<String>,
+}
+
+/// Make a node the primary although it may lack what was acknowledged
+///
+/// For when no choice is safe: `flypg status` says what stands in the way of one that is.
+#[derive(Debug, Args)]
+pub(crate) struct Failover {
+    pub(crate) cluster: String,
+    /// The node that is to lead
+    #[arg(long, value_name = "NODE")]
+    pub(crate) to: String,
+    /// What this node lacks of what was acknowledged is lost for good
+    #[arg(long, required = true)]
+    pub(crate) accept_data_loss: bool,
+}
+
+/// Plan the turns of a journal again, and show where this flypg would plan otherwise
+///
+/// Journals are in the state directory, below journal/. Exits 2 if a plan differs.
+#[derive(Debug, Args)]
+pub(crate) struct Replay {
+    /// A file of a journal
+    pub(crate) journal: PathBuf,
 }
 
 /// Open psql on a cluster

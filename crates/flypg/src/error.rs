@@ -4,6 +4,8 @@ use std::io;
 use std::path::PathBuf;
 
 use flypg_controller::agent::AgentError;
+use flypg_controller::lines::LineError;
+use flypg_controller::orders::OrderError;
 use flypg_controller::source::SourceError;
 use flypg_controller::store::{LockError, MasterKeyError, StoreError};
 use flypg_core::keys::BadKey;
@@ -77,6 +79,32 @@ pub(crate) enum CliError {
     },
     #[error("no cluster `{name}` is known here")]
     UnknownCluster { name: String, known: Vec<String> },
+    #[error("this order is not taken")]
+    Order {
+        #[source]
+        source: OrderError,
+    },
+    #[error("the controller at {at} does not take the order: {text}")]
+    NotTaken { at: std::net::SocketAddr, text: String },
+    #[error("the controller at {at} does not answer")]
+    NoController {
+        at: std::net::SocketAddr,
+        #[source]
+        source: reqwest::Error,
+    },
+    #[error("{} cannot be read", .path.display())]
+    Lines {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("what happened cannot be read")]
+    Events {
+        #[source]
+        source: LineError,
+    },
+    #[error("{} holds nothing to plan again: {why}", .path.display())]
+    NoJournal { path: PathBuf, why: &'static str },
     #[error("`{cluster}` has no {door} endpoint now: {state}")]
     NoEndpoint { cluster: String, door: &'static str, state: String },
     #[error("psql is not installed")]
@@ -136,20 +164,30 @@ impl CliError {
             | Self::Api { .. }
             | Self::NoToken
             | Self::NoStateDir
-            | Self::Store { source: StoreError::File { .. } | StoreError::Newer { .. } }
+            | Self::Store {
+                source:
+                    StoreError::File { .. } | StoreError::Newer { .. } | StoreError::Older { .. } | StoreError::Bound { .. },
+            }
             | Self::MasterKey { .. }
             | Self::MasterKeyLost { .. }
             | Self::MasterKeyVariable { .. }
             | Self::NoMasterKey
             | Self::Name { .. }
             | Self::UnknownCluster { .. }
+            | Self::Order { .. }
+            | Self::NotTaken { .. }
+            | Self::Lines { .. }
+            | Self::NoJournal { .. }
             | Self::NoPsql
             | Self::NoAgent { .. }
             | Self::Emulator { .. }
             | Self::OpenDoor { .. }
             | Self::Listen { .. } => Exit::Input,
-            Self::Unseen { .. } | Self::Locked { .. } | Self::NoEndpoint { .. } => Exit::Held,
+            Self::Unseen { .. } | Self::Locked { .. } | Self::NoEndpoint { .. } | Self::NoController { .. } => {
+                Exit::Held
+            }
             Self::Store { .. }
+            | Self::Events { .. }
             | Self::Agents { .. }
             | Self::Psql { .. }
             | Self::Failed { .. }
@@ -205,6 +243,13 @@ impl CliError {
                 "make one with `flypg reconcile -f cluster.yaml`, or give its state directory with --state".to_owned()
             }
             Self::UnknownCluster { known, .. } => format!("known are: {}", known.join(", ")),
+            Self::Order { source: OrderError::LossNotAccepted { .. } } => "say so with --accept-data-loss".to_owned(),
+            Self::NoController { .. } => {
+                "it may have taken the order all the same: see `flypg status` and `flypg events`".to_owned()
+            }
+            Self::NotTaken { .. } => "see `flypg status`; the token is FLYPG_CONTROLLER_TOKEN".to_owned(),
+            Self::NoJournal { .. } => "give a file below journal/ in a state directory".to_owned(),
+            Self::Order { .. } | Self::Lines { .. } | Self::Events { .. } => return None,
             Self::NoEndpoint { cluster, .. } => format!("see `flypg status {cluster}`"),
             Self::NoPsql => "install it (Debian: `apt-get install postgresql-client`)".to_owned(),
             Self::NoAgent { .. } => {

@@ -7,10 +7,14 @@ use std::time::Duration;
 
 use flypg_controller::act::LiveActuator;
 use flypg_controller::agent::{AgentClient, Route};
+use flypg_controller::events::Chronicle;
 use flypg_controller::observe::{LiveObserver, PATIENCE};
 use flypg_controller::store::{Home, Store, load_master_key, load_or_create_master_key};
+use flypg_controller::turn::Witness;
+use flypg_controller::words::chain;
 use flypg_core::Timestamp;
 use flypg_core::keys::Key;
+use flypg_core::names::ClusterName;
 use flypg_machines::{Client, ClientConfig, Limits, PUBLIC_API};
 use jiff::SignedDuration;
 use reqwest::Url;
@@ -98,6 +102,23 @@ impl Settings {
     pub(crate) async fn lead(&self, store: &Store) -> Result<Store, CliError> {
         let home = Home::here(variable("FLY_MACHINE_ID").as_deref());
         Ok(store.lead(&home, self.adopt).await?)
+    }
+
+    /// The directory of the event logs.
+    pub(crate) fn events(&self) -> PathBuf {
+        self.state.join("events")
+    }
+
+    /// Whoever follows what is done, and the log of what happened.
+    pub(crate) fn chronicle(&self, cluster: &ClusterName, next: impl Witness + 'static) -> Arc<dyn Witness> {
+        let next = Arc::new(next);
+        match Chronicle::open(&self.events(), cluster, Timestamp::now, Arc::clone(&next)) {
+            Ok(chronicle) => Arc::new(chronicle),
+            Err(error) => {
+                tracing::warn!(%cluster, error = chain(&error), "what happens is not written down");
+                next
+            }
+        }
     }
 
     /// Whether the platform's word that a Machine has stopped is believed: what the public API's events mean is not

@@ -48,7 +48,7 @@ fn decree() -> Decree {
     decree
 }
 
-fn report(ordinal: u32) -> NodeReport {
+pub(super) fn report(ordinal: u32) -> NodeReport {
     let leads = ordinal == 1;
     let replica = |ordinal| ReplicaReport {
         node: node(ordinal),

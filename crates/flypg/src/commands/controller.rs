@@ -54,6 +54,7 @@ async fn stay(args: &cli::Controller, settings: &Settings, terminal: &Terminal) 
         store,
         master,
         journals: settings.state.join("journal"),
+        events: settings.events(),
         gone_after: GONE_AFTER,
         board: Arc::clone(&board),
         vigils: Arc::clone(&vigils),
@@ -66,7 +67,7 @@ async fn stay(args: &cli::Controller, settings: &Settings, terminal: &Terminal) 
         if let Some(at) = listen {
             terminal.print(&format!("http://{at}\n"))?;
         }
-        let shown = Shown { board, metrics, token };
+        let shown = Shown { board, vigils, events: settings.events(), metrics, token };
         let serving = serve(listener, shown, stop.clone());
         tokio::spawn(async move {
             if let Err(error) = serving.await {

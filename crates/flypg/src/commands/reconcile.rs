@@ -9,7 +9,7 @@ use flypg_controller::lead::Heart;
 use flypg_controller::observe::{LiveObserver, Observer};
 use flypg_controller::source::Wishes;
 use flypg_controller::store::{Holder, StateLock, Store};
-use flypg_controller::turn::{Turn, Wanted};
+use flypg_controller::turn::{Turn, Wanted, Witness};
 use flypg_controller::vigil::Vigils;
 use flypg_controller::words::chain;
 use flypg_core::Timestamp;
@@ -21,7 +21,7 @@ use flypg_core::status::{generation, status};
 use futures::future::{join_all, try_join_all};
 use tokio::time::{Instant, timeout_at};
 
-use super::{files, unseen};
+use super::{files, unseen, unwatched};
 use crate::cli::{PlanFormat, Reconcile};
 use crate::error::{CliError, Exit, Words};
 use crate::progress::Progress;
@@ -130,16 +130,17 @@ async fn reconcile(
         let journal = Journal::open(&settings.state.join("journal"), &cluster)
             .inspect_err(|error| tracing::warn!(error = chain(error), "turns are not written down"));
         let journal = journal.ok().map(|journal| Arc::new(Mutex::new(journal)));
+        let witness = settings.chronicle(&cluster, Arc::clone(&progress));
         let heart = Heart::start(
             wanted.clone(),
             observer.clone(),
             actuator(&observer),
             &master,
-            Arc::clone(&progress),
+            Arc::clone(&witness),
             journal.clone(),
         );
         let hands = actuator(&observer);
-        let mut keeper = Keeper::new(wanted, observer, hands, Arc::clone(&progress), Timestamp::now).with_heart(heart);
+        let mut keeper = Keeper::new(wanted, observer, hands, witness, Timestamp::now).with_heart(heart);
         if let Some(journal) = journal {
             keeper = keeper.with_journal(journal);
         }
@@ -158,6 +159,11 @@ async fn reconcile(
     for (cluster, end) in &kept {
         exit = worse(exit, tell(cluster, end, terminal)?);
     }
+    let led = kept.iter().filter_map(|(_, end)| match end {
+        End::Converged { wanted, .. } => Some(&**wanted),
+        End::Gone | End::Held { .. } => None,
+    });
+    unwatched(led, terminal);
     Ok(exit)
 }
 
@@ -178,7 +184,7 @@ struct Failure {
     suggestion: Option<&'static str>,
 }
 
-type CliKeeper = Keeper<LiveObserver, LiveActuator, Arc<Progress>>;
+type CliKeeper = Keeper<LiveObserver, LiveActuator, Arc<dyn Witness>>;
 
 async fn keep(
     cluster: ClusterName,
