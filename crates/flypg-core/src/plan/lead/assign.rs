@@ -219,6 +219,9 @@ fn progress(
             if node.leads() {
                 return read(draft, world, name, node);
             }
+            if let Stage::Promoting { .. } = decree.stage {
+                return; // whoever waits for its marker holds for it
+            }
             let why = "it is the primary on record and runs as a standby".to_owned();
             Until::NodeInOrder { node: name.clone(), why }
         }

@@ -17,6 +17,8 @@ use crate::protocol::{Gate, Lsn, PgRole, Phase, Standing};
 /// Once a promotion is permitted, nodes that answer are waited for so long: whoever is not recruited may have more than
 /// the one that is chosen, and would have to be rewound (protocol §2.6, "grace").
 const GRACE: Duration = Duration::from_millis(150);
+/// The same for the one that a switchover goes to: the old primary has stopped for it (§2.6, "Verify").
+const VERIFY: Duration = Duration::from_secs(3);
 /// Automatic failovers in an hour, and in a minute (rule R19).
 const HOURLY: (Duration, usize) = (Duration::from_secs(3600), 3);
 const MINUTELY: (Duration, usize) = (Duration::from_secs(60), 2);
@@ -181,14 +183,11 @@ fn late(scene: &Scene<'_>) -> Option<Vec<NodeName>> {
         let report = scene.fresh(name).filter(|report| scene.is_known(name, report));
         report.is_some_and(|report| report.promised < decree.epoch || unfinished(&report.standing))
     };
-    let names: Vec<NodeName> = decree
-        .members
-        .keys()
-        .filter(|name| **name != decree.primary && scene.matters(name))
-        .filter(is_late)
-        .cloned()
-        .collect();
-    (!names.is_empty() && scene.epoch_age() < GRACE).then_some(names)
+    let wanted = |name: &NodeName| matches!(&decree.stage, Stage::HandingOver { to } if to == name);
+    let in_time = |name: &&NodeName| scene.epoch_age() < if wanted(name) { VERIFY } else { GRACE };
+    let others = decree.members.keys().filter(|name| **name != decree.primary && scene.matters(name));
+    let names: Vec<NodeName> = others.filter(in_time).filter(is_late).cloned().collect();
+    (!names.is_empty()).then_some(names)
 }
 
 fn unfinished(standing: &Standing) -> bool {
