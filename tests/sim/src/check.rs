@@ -34,6 +34,7 @@ pub struct Floor {
 struct Known {
     at: usize,
     serial: u64,
+    when: Time,
     /// It was acknowledged by the primary alone: one disk has it.
     alone: bool,
 }
@@ -93,8 +94,8 @@ impl Check {
         self.leaders.len().saturating_sub(1)
     }
 
-    fn learn(&mut self, at: usize, serial: u64, alone: bool) {
-        self.known.push(Known { at, serial, alone });
+    fn learn(&mut self, at: usize, serial: u64, when: Time, alone: bool) {
+        self.known.push(Known { at, serial, when, alone });
         if self.floor.last.is_none_or(|(last, _)| last < at) {
             self.floor.last = Some((at, serial));
         }
@@ -139,7 +140,7 @@ impl World {
                     return self.violate("I2", words);
                 }
                 let alone = self.nodes[node].server.as_ref().is_none_or(|server| server.defined.acks() == 0);
-                self.check.learn(at, serial, alone);
+                self.check.learn(at, serial, self.now, alone);
                 self.check.acknowledged += 1;
             }
             Result::Read { visible, .. } if fenced => {
@@ -155,7 +156,7 @@ impl World {
                     && self.check.floor.last.is_none_or(|(last, _)| last < at)
                 {
                     let alone = self.nodes[node].server.as_ref().is_none_or(|server| server.defined.acks() == 0);
-                    self.check.learn(at, serial, alone);
+                    self.check.learn(at, serial, self.now, alone);
                 }
             }
             Result::Read { .. } | Result::Failed => {}
@@ -180,13 +181,20 @@ impl World {
             let words = format!("{name} opens its gate and lacks {} acknowledged commits", missing.len());
             return self.violate("I2", words);
         }
-        let first = missing.iter().map(|known| known.at).min().unwrap_or(0);
-        let last = missing.iter().map(|known| known.at).max().unwrap_or(0);
-        let bytes = (last + 1 - first) as u64 * RECORD;
-        // What was written between the last report and the end of the gate comes on top (§2.9): a lease's worth.
-        let rate = 60 * RECORD * 20;
-        self.tell(|| format!("{name}: {} commits are lost, {bytes} bytes", missing.len()));
-        if bytes > self.setup.spec.failover.max_lag_bytes + rate {
+        // What was written after the primary's last word came to a controller is not in anybody's bound (§2.9): a lease's
+        // worth, and a report's.
+        let timing = flypg_core::failover::lease::Timing::of(self.setup.spec.failover.profile);
+        let window = crate::time::span(timing.over_after() + timing.report * 2);
+        let last = missing.iter().map(|known| known.when).max().unwrap_or(0);
+        let before: Vec<usize> = missing.iter().filter(|k| k.when + window < last).map(|k| k.at).collect();
+        let bytes = match (before.iter().min(), before.iter().max()) {
+            (Some(first), Some(last)) => (last + 1 - first) as u64 * RECORD,
+            _ => 0,
+        };
+        self.tell(|| {
+            format!("{name}: {} commits are lost, {bytes} bytes of them before the last lease", missing.len())
+        });
+        if bytes > self.setup.spec.failover.max_lag_bytes {
             return self.violate("I13", format!("{name} leads and lacks {bytes} bytes"));
         }
         let Some(pg) = self.nodes[node].disk.pg() else { return };
@@ -229,6 +237,11 @@ impl World {
         }
         if self.is_asynchronous() {
             self.check_has_all(node, true);
+        }
+        let strange = self.nodes[node].disk.pg().map(|pg| pg.system_id.0.clone());
+        if let Some(system) = strange.filter(|system| !self.check.systems.contains(system)) {
+            let name = self.nodes[node].name.clone();
+            return self.violate("I11", format!("{name} leads with data of system {system}, which nobody made here"));
         }
         self.check_gates(node);
     }
@@ -314,6 +327,20 @@ impl World {
         if only_here > 0 {
             let name = self.nodes[node].name.clone();
             self.violate("I8", format!("{name} {what}, and is the only one that has {only_here} acknowledged commits"));
+        }
+    }
+
+    /// A node is about to be stopped for good: another one leads, and has been running (I8).
+    pub fn check_removes(&mut self, node: usize) {
+        let name = self.nodes[node].name.clone();
+        let primary = self.store.record.as_ref().and_then(|record| self.index_of(&record.primary));
+        let Some(primary) = primary else { return };
+        if primary == node {
+            return self.violate("I8", format!("{name} is removed, and leads"));
+        }
+        let runs = self.nodes[primary].server.as_ref().is_some_and(|server| server.writes());
+        if !runs && self.nodes[primary].vm.is_none() {
+            self.violate("I8", format!("{name} is removed while nobody leads"));
         }
     }
 

@@ -72,7 +72,7 @@ impl World {
                     let until = *until;
                     return self.at(until, Event::Fly(FlyEvent::Restart { node }));
                 }
-                if self.nodes[node].vm.is_none() {
+                if self.nodes[node].vm.is_none() && !self.nodes[node].removed {
                     let vm = self.number();
                     self.at(self.now, Event::Boot { node, vm });
                 }

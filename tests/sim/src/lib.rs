@@ -26,7 +26,7 @@ mod world;
 
 pub use check::Violation;
 pub use setup::{Fault, Setup};
-pub use sweep::{Sweep, sweep};
+pub use sweep::{Kill, Sweep, kill, sweep};
 pub use time::{Time, ms, secs};
 pub use world::{Outcome, World};
 

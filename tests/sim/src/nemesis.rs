@@ -1,10 +1,11 @@
 //! Faults, when they come and when they go.
 
+use flypg_core::decree::SystemId;
 use flypg_core::names::NodeName;
 use flypg_core::observed::Order;
 use flypg_core::spec::Durability;
 
-use crate::disk::Disk;
+use crate::disk::{Data, Disk, PgData};
 use crate::fly::FlyEvent;
 use crate::setup::Fault;
 use crate::time::{Time, ms, secs};
@@ -28,6 +29,13 @@ impl World {
     pub fn plan_faults(&mut self) {
         let (calm, quiet) = (self.setup.calm, self.setup.quiet);
         for (fault, often) in self.setup.faults.clone() {
+            if fault == Fault::Stranger {
+                let system = SystemId("another".to_owned());
+                let mut strange = PgData::initialised(system, "another");
+                strange.standby_signal = self.rng.chance(3_000);
+                let node = self.rng.index(self.setup.nodes);
+                self.nodes[node].disk.data = Data::Complete(Box::new(strange));
+            }
             for _ in 0..often {
                 let at = self.rng.within(calm..quiet);
                 self.at(at, Event::Nemesis(Blow::Begin(fault)));
@@ -181,6 +189,13 @@ impl World {
                     controller.watch.order = Some(Order::Switchover { to: to.clone() });
                 }
             }
+            Fault::Stranger => {}
+            Fault::Shrink => {
+                if self.setup.spec.primary.nodes > 1 {
+                    self.setup.spec.primary.nodes -= 1;
+                    self.tell(|| "a person asks for one node less".to_owned());
+                }
+            }
             Fault::SpecChange => {
                 if self.setup.nodes > 1 {
                     self.setup.spec.durability =
@@ -282,7 +297,7 @@ impl World {
                 // What waits for the pause to end was put off until then: it ends as it would have.
                 self.tell(|| "a pause goes on for a while".to_owned());
             }
-            if self.nodes[node].vm.is_none() {
+            if self.nodes[node].vm.is_none() && !self.nodes[node].removed {
                 self.after(ms(500), Event::Fly(FlyEvent::Restart { node }));
             }
         }

@@ -1,7 +1,7 @@
 //! What one seed draws: a cluster, and which faults it will meet. Swarm testing: a run in which everything may happen
 //! at once finds less than many in which a few things happen often.
 
-use flypg_core::spec::{self, ClusterSpec, Durability, Profile};
+use flypg_core::spec::{self, ClusterSpec, Deletion, Durability, Profile};
 
 use crate::rng::Rng;
 use crate::time::{Time, secs};
@@ -53,10 +53,14 @@ pub enum Fault {
     Switchover,
     /// A person asks for another durability.
     SpecChange,
+    /// A person asks for one node less.
+    Shrink,
+    /// A volume held data of another cluster when this one began.
+    Stranger,
 }
 
 impl Fault {
-    pub const ALL: [Fault; 23] = [
+    pub const ALL: [Fault; 25] = [
         Fault::VmCrash,
         Fault::VmLost,
         Fault::PostgresCrash,
@@ -80,6 +84,8 @@ impl Fault {
         Fault::VolumeRestored,
         Fault::Switchover,
         Fault::SpecChange,
+        Fault::Shrink,
+        Fault::Stranger,
     ];
 }
 
@@ -125,6 +131,10 @@ impl Setup {
                 faults.push((fault, often as usize));
             }
         }
+        // One disk may be lost, not two.
+        if faults.iter().any(|(fault, _)| *fault == Fault::VolumeLost) {
+            faults.retain(|(fault, _)| *fault != Fault::VolumeRestored);
+        }
         // A snapshot stops the clocks that leases are read on: only what needs no clock is promised then.
         if faults.iter().any(|(fault, _)| *fault == Fault::VmSnapshot) {
             if spec.durability == Durability::Async {
@@ -132,6 +142,9 @@ impl Setup {
             } else {
                 spec.failover.read_fence = false;
             }
+        }
+        if faults.iter().any(|(fault, _)| *fault == Fault::Shrink) {
+            spec.deletion = Deletion::Delete;
         }
         let calm = secs(6);
         let quiet = calm + secs(rng.within(20..50));

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::check::Violation;
 use crate::world::Outcome;
 
 /// What many runs came to.
@@ -65,4 +66,44 @@ impl Sweep {
             }
         }
     }
+}
+
+/// How the lack of a rule was noticed.
+#[derive(Debug, Clone)]
+pub struct Kill {
+    /// The seed; it is clean while the rule is in force.
+    pub seed: u64,
+    pub violation: Violation,
+}
+
+/// The first of `count` seeds that goes wrong without this rule, and only without it.
+pub fn kill(rule: &str, count: u64) -> Option<Kill> {
+    let next = AtomicU64::new(0);
+    let found: Mutex<Option<Kill>> = Mutex::new(None);
+    let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
+    std::thread::scope(|scope| {
+        for _ in 0..threads {
+            scope.spawn(|| {
+                loop {
+                    let seed = next.fetch_add(1, Ordering::Relaxed);
+                    if seed >= count {
+                        break;
+                    }
+                    flypg_core::mutant::set(&[rule]);
+                    let outcome = crate::run(seed);
+                    flypg_core::mutant::set(&[]);
+                    let Some(violation) = outcome.violation else { continue };
+                    if crate::run(seed).violation.is_some() {
+                        continue;
+                    }
+                    next.store(count, Ordering::Relaxed);
+                    let mut found = found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    if found.as_ref().is_none_or(|known| known.seed > seed) {
+                        *found = Some(Kill { seed, violation });
+                    }
+                }
+            });
+        }
+    });
+    found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

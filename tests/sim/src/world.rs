@@ -35,6 +35,8 @@ pub struct Node {
     /// Until when their processes do not run.
     pub agent_paused: Time,
     pub postgres_paused: Time,
+    /// The file does not ask for it any more, and it is gone.
+    pub removed: bool,
     /// Its volume was lost, or replaced by an older one.
     pub replaced: bool,
     /// How long a sync to disk takes at most.
@@ -102,6 +104,10 @@ pub enum Event {
     Fly(FlyEvent),
     Nemesis(Blow),
     Thaw {
+        node: usize,
+    },
+    /// Processes of a Postgres that was thought dead write on.
+    Leftover {
         node: usize,
     },
 }
@@ -225,6 +231,7 @@ impl World {
                 server: None,
                 agent_paused: 0,
                 postgres_paused: 0,
+                removed: false,
                 replaced: false,
                 slowest_fsync: ms(3),
             });
@@ -347,6 +354,7 @@ impl World {
             Event::Client { id, op, event } => self.client_event(id, op, event),
             Event::Fly(event) => self.fly_event(event),
             Event::Nemesis(blow) => self.strike(blow),
+            Event::Leftover { node } => self.leftover_writes(node),
             Event::Thaw { node } => {
                 let now = self.now;
                 self.nodes[node].clock.go_on(now);

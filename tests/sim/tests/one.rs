@@ -35,3 +35,21 @@ fn many() {
         println!("{x:?}");
     }
 }
+
+#[test]
+fn kills() {
+    let Ok(rules) = std::env::var("KILL") else { return };
+    let count = std::env::var("COUNT").map_or(1000, |s| s.parse().unwrap());
+    for rule in rules.split(',') {
+        let start = std::time::Instant::now();
+        match kill(rule, count) {
+            Some(k) => println!(
+                "{rule}: killed by seed {} ({}) in {:?}",
+                k.seed,
+                format!("{}: {}", k.violation.invariant, k.violation.words).chars().take(110).collect::<String>(),
+                start.elapsed()
+            ),
+            None => println!("{rule}: SURVIVES {count} in {:?}", start.elapsed()),
+        }
+    }
+}

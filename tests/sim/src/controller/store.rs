@@ -58,6 +58,13 @@ impl World {
             let event = ControllerEvent::Stored { turn, answer: Answer::Unknown };
             return self.after(ms(1_000), Event::Controller { id, life, event });
         }
+        if self.store.loses > 0 && matches!(op, Op::Decide { .. }) && self.rng.chance(self.store.loses / 4) {
+            // It gives no answer, and takes effect much later, if it still may.
+            let event = ControllerEvent::Stored { turn, answer: Answer::Unknown };
+            self.after(ms(1_000), Event::Controller { id, life, event });
+            let late = self.rng.tail(ms(500)..ms(15_000));
+            return self.after(late, Event::Store { id, life, turn: u64::MAX, op });
+        }
         let lost_before = self.rng.chance(self.store.loses / 2);
         let lost_after = self.rng.chance(self.store.loses);
         let answer = if lost_before { Answer::Unknown } else { self.carry_out(op) };

@@ -11,6 +11,7 @@ use flypg_core::protocol::env;
 
 use super::{Answer, Call, ControllerEvent, Op};
 use crate::agent::Request;
+use crate::setup::Fault;
 use crate::time::{ms, secs, wall};
 use crate::world::{Asker, World};
 
@@ -92,7 +93,12 @@ impl World {
 
     fn planned(&mut self, id: usize, turn: u64, record: Option<Decree>) {
         let observed = self.observe(id, record.as_ref());
-        let plan = plan::leadership(&self.setup.spec, &observed, wall(self.now));
+        let now = wall(self.now);
+        let whole = self.setup.faults.iter().any(|(fault, _)| *fault == Fault::Shrink);
+        let plan = match whole {
+            true => plan::plan(&self.setup.spec, &observed, now),
+            false => plan::leadership(&self.setup.spec, &observed, now),
+        };
         let controller = &mut self.controllers[id];
         controller.cached = record;
         controller.actions = plan.steps.iter().map(|step| step.action.clone()).collect();
@@ -137,6 +143,15 @@ impl World {
         let Some(action) = self.controllers[id].actions.pop_front() else { return self.end_turn(id) };
         match action {
             Action::Decide { instead_of, decree, .. } => {
+                if self.stumbles(id) {
+                    // It stops between having decided and saying so.
+                    self.controllers[id].actions.push_front(Action::Decide {
+                        cluster: self.setup.spec.name.clone(),
+                        instead_of,
+                        decree,
+                    });
+                    return self.to_controller(id, 0, ControllerEvent::Act { turn });
+                }
                 let term = self.controllers[id].term;
                 return self.store(id, turn, Op::Decide { term, instead_of, decree: Box::new(decree) });
             }
@@ -151,10 +166,26 @@ impl World {
                 self.call(id, &node, machine, Request::Assign { caller: self.caller(id), assignment });
             }
             Action::ProveStopped { node, machine, .. } => self.prove_stopped(id, &node, machine),
+            Action::StopMachine { node, machine, .. } | Action::DestroyMachine { node, machine, .. } => {
+                self.remove(&node, &machine);
+            }
             _ => {}
         }
         let delay = self.rng.within(ms(1) / 20..ms(1) / 2);
         self.to_controller(id, delay, ControllerEvent::Act { turn });
+    }
+
+    /// Where controllers pause, they pause at the worst of moments.
+    fn stumbles(&mut self, id: usize) -> bool {
+        let pauses = self.setup.faults.iter().any(|(fault, _)| *fault == Fault::ControllerPause);
+        let now = self.now;
+        if !pauses || now < self.setup.calm || now > self.setup.quiet || !self.rng.chance(2_000) {
+            return false;
+        }
+        let long = *self.rng.pick(&[ms(200), ms(2_000), ms(5_000), ms(12_000)]);
+        self.tell(|| format!("FAULT controller {id} stops for {} s before it decides", long as f64 / 1e9));
+        self.controllers[id].paused = now + long;
+        true
     }
 
     fn call(&mut self, id: usize, node: &flypg_core::names::NodeName, machine: String, request: Request) {
@@ -168,6 +199,17 @@ impl World {
         let place = self.place_of_controller(id);
         self.ask(place, index, Asker::Controller { id, life, call }, request);
         self.to_controller(id, ms(1_000), ControllerEvent::TimedOut { call });
+    }
+
+    /// A node that the file does not ask for any more goes, and its Machine with it.
+    fn remove(&mut self, node: &flypg_core::names::NodeName, machine: &str) {
+        let Some(index) = self.index_of(node).filter(|index| self.nodes[*index].machine == machine) else { return };
+        self.check_removes(index);
+        if !self.nodes[index].removed {
+            self.tell(|| format!("{node}: is removed"));
+            self.nodes[index].removed = true;
+            self.end_machine(index);
+        }
     }
 
     fn prove_stopped(&mut self, id: usize, node: &flypg_core::names::NodeName, machine: String) {
@@ -236,6 +278,9 @@ impl World {
     fn machines_seen(&self) -> Vec<Machine> {
         let spec = &self.setup.spec;
         let one = |(index, node): (usize, &crate::world::Node)| {
+            if node.removed {
+                return None;
+            }
             let state = self.fly.shown(index, node.vm.is_some(), self.now)?;
             let config = MachineConfig {
                 image: spec.postgres.image(),

@@ -5,7 +5,7 @@ use crate::agent::AgentEvent;
 use crate::disk::Conf;
 use crate::time::{Time, ms, secs};
 use crate::wal::What;
-use crate::world::World;
+use crate::world::{Event, World};
 
 impl World {
     pub fn start_postgres(&mut self, node: usize) {
@@ -86,6 +86,12 @@ impl World {
             if self.now >= deadline {
                 let name = self.nodes[node].name.clone();
                 self.tell(|| format!("{name}: Postgres does not stop in time and is killed"));
+                if flypg_core::mutant::off("R4") {
+                    // Only its first process: the others go on for a while (E14).
+                    for wait in [50, 400, 1_500, 4_000] {
+                        self.after(ms(wait), Event::Leftover { node });
+                    }
+                }
                 return self.kill_postgres(node);
             }
             return self.to_server(node, ms(20), ServerEvent::Shutdown { deadline });
@@ -152,6 +158,16 @@ impl World {
         self.write(node, Backend::Probe, What::Noise);
         self.check_timeline(node, timeline);
         Some(timeline)
+    }
+
+    /// A backend without a postmaster writes one more record where it thinks that the log ends.
+    pub fn leftover_writes(&mut self, node: usize) {
+        let Some(timeline) = self.nodes[node].disk.pg().map(|pg| pg.timeline) else { return };
+        let record = self.record(timeline, What::Noise);
+        if let Some(pg) = self.nodes[node].disk.pg_mut() {
+            pg.log.push(record);
+            pg.flushed = pg.log.len();
+        }
     }
 
     /// A crash that leaves the disk as a pulled plug does.
