@@ -106,11 +106,12 @@ async fn a_dry_run_leaves_no_trace() {
             ~ ord-1 makes the cluster's data  (initdb)
 
           then
-            ~ record: ord-1 leads, in epoch 1  (the data are made)
-            ~ ord-1 leads  (as on record)
+            ~ record: ord-1 leads, in epoch 1; commits are acknowledged by the primary alone  (the data are made)
             ~ machine ord-1: flypg_role=primary  (as on record)
+            ~ ord-1: addresses and roles of the others  (so that they route and keep WAL)
 
         5 to create, 5 to change, 0 to destroy
+        one node: when it is lost, the cluster waits until it is back
         exit 2
     "#]]
     .assert_eq(&text);
@@ -133,12 +134,14 @@ async fn a_dry_run_leaves_no_trace() {
         ! record: ord-1 makes the cluster's data, in epoch 1 (there is no data anywhere)
         ! ord-1 makes the cluster's data (initdb)
         # then
-        ! record: ord-1 leads, in epoch 1 (the data are made)
-        ! ord-1 leads (as on record)
+        ! record: ord-1 leads, in epoch 1; commits are acknowledged by the primary alone (the data are made)
         ! machine ord-1: flypg_role=primary (as on record)
+        ! ord-1: addresses and roles of the others (so that they route and keep WAL)
         ```
 
         **5 to create, 5 to change, 0 to destroy**
+
+        _one node: when it is lost, the cluster waits until it is back_
     "#]]
     .assert_eq(&text);
     let (text, shell) = transcript(shell, "reconcile -f orders.yaml --dry-run -o json").await;

@@ -20,7 +20,11 @@ fn the_first_page() {
           schema       Print the JSON Schema of cluster.yaml
           reconcile    Make the clusters what the files say
           status       Say how clusters are
+          events       Tell what happened to a cluster
           connect      Open psql on a cluster
+          switchover   Make another node the primary, without losing anything
+          failover     Make a node the primary although it may lack what was acknowledged
+          replay       Plan the turns of a journal again, and show where this flypg would plan otherwise
           controller   Keep the clusters what the files say, until stopped
           emulator     A Machines API on this computer
           completions  Print a completion script
@@ -32,14 +36,20 @@ fn the_first_page() {
           -V, --version  Print version
 
         Global options:
-              --api <URL>       The Machines API [default: FLY_FLAPS_BASE_URL, else FLY_API_HOSTNAME, else
-                                https://api.machines.dev]
-              --state <DIR>     Where keys and records are kept [default: ~/.local/state/flypg] [env:
-                                FLYPG_STATE]
-              --agents <ROUTE>  How nodes are called: at their private addresses, through the Machines API,
-                                or whichever way there is [env: FLYPG_AGENTS] [default: auto] [possible
-                                values: direct, exec, auto]
-          -v, --verbose...      Say what happens underneath; twice, say everything [alias: --debug]
+              --api <URL>              The Machines API [default: FLY_FLAPS_BASE_URL, else FLY_API_HOSTNAME,
+                                       else https://api.machines.dev]
+              --state <DIR>            Where keys and records are kept [default: ~/.local/state/flypg] [env:
+                                       FLYPG_STATE]
+              --agents <ROUTE>         How nodes are called: at their private addresses, through the
+                                       Machines API, or whichever way there is [env: FLYPG_AGENTS] [default:
+                                       auto] [possible values: direct, exec, auto]
+              --platform-proof <WHEN>  Believe the Machines API that a machine has stopped, and fail over
+                                       sooner for it; auto: unless it is the public one [env:
+                                       FLYPG_PLATFORM_PROOF] [default: auto] [possible values: on, off,
+                                       auto]
+              --adopt-state            Take a state directory that was copied from another computer as this
+                                       one's; the original must never be used again
+          -v, --verbose...             Say what happens underneath; twice, say everything [alias: --debug]
     "#]]
     .assert_eq(&text);
 }
