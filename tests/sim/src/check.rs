@@ -386,11 +386,12 @@ impl World {
 
     /// A disk is gone. What only it had was promised to nobody only if its primary acknowledged alone.
     pub fn forgive(&mut self, _node: usize) {
-        let disks: Vec<_> = self.nodes.iter().filter_map(|node| node.disk.pg()).collect();
+        let disks: Vec<_> = self.nodes.iter().filter(|n| !n.removed).filter_map(|node| node.disk.pg()).collect();
         let exists = |known: &Known| disks.iter().any(|pg| known.at < pg.flushed && pg.log.has(known.at, known.serial));
-        let asynchronous = self.is_asynchronous();
-        let lost: Vec<u64> =
-            self.check.known.iter().filter(|k| (k.alone || asynchronous) && !exists(k)).map(|k| k.serial).collect();
+        let alone = self.store.record.as_ref().is_none_or(|record| record.rule.acks() == 0);
+        let promised_by_nobody = self.is_asynchronous() || alone;
+        let lost = self.check.known.iter().filter(|k| (k.alone || promised_by_nobody) && !exists(k));
+        let lost: Vec<u64> = lost.map(|known| known.serial).collect();
         let check = &mut self.check;
         if !lost.is_empty() {
             check.known.retain(|known| !lost.contains(&known.serial));

@@ -60,7 +60,8 @@ pub enum Fault {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 25] = [
+    /// What is drawn from. [`Fault::Stranger`] comes by itself: little else happens where it does.
+    pub const ALL: [Fault; 24] = [
         Fault::VmCrash,
         Fault::VmLost,
         Fault::PostgresCrash,
@@ -85,7 +86,6 @@ impl Fault {
         Fault::Switchover,
         Fault::SpecChange,
         Fault::Shrink,
-        Fault::Stranger,
     ];
 }
 
@@ -130,6 +130,9 @@ impl Setup {
                     if matches!(fault, Fault::VolumeLost | Fault::VolumeRestored) { 1 } else { rng.within(1..5) };
                 faults.push((fault, often as usize));
             }
+        }
+        if rng.chance(150) {
+            faults = vec![(Fault::Stranger, 1)];
         }
         // One disk may be lost, not two.
         if faults.iter().any(|(fault, _)| *fault == Fault::VolumeLost) {

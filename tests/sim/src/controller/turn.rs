@@ -94,11 +94,10 @@ impl World {
     fn planned(&mut self, id: usize, turn: u64, record: Option<Decree>) {
         let observed = self.observe(id, record.as_ref());
         let now = wall(self.now);
-        let whole = self.setup.faults.iter().any(|(fault, _)| *fault == Fault::Shrink);
-        let plan = match whole {
-            true => plan::plan(&self.setup.spec, &observed, now),
-            false => plan::leadership(&self.setup.spec, &observed, now),
-        };
+        let mut plan = plan::leadership(&self.setup.spec, &observed, now);
+        if self.setup.faults.iter().any(|(fault, _)| *fault == Fault::Shrink) {
+            plan.steps.extend(self.removals(observed));
+        }
         let controller = &mut self.controllers[id];
         controller.cached = record;
         controller.actions = plan.steps.iter().map(|step| step.action.clone()).collect();
@@ -134,6 +133,19 @@ impl World {
         }
         self.controllers[id].last_plan = Some(plan);
         self.to_controller(id, ms(1), ControllerEvent::Act { turn });
+    }
+
+    /// What a whole turn would remove: it does not believe reports of agents that have fallen silent.
+    fn removals(&self, mut observed: Observed) -> Vec<plan::Step> {
+        for (machine, report) in &mut observed.reports {
+            if observed.watch.missed(machine) >= 2 {
+                *report = Seen::Unknown { why: Unknown::NoAnswer { error: "timed out".to_owned() } };
+            }
+        }
+        let whole = plan::plan(&self.setup.spec, &observed, wall(self.now));
+        let removes =
+            |step: &plan::Step| matches!(step.action, Action::StopMachine { .. } | Action::DestroyMachine { .. });
+        whole.steps.into_iter().filter(removes).collect()
     }
 
     pub(super) fn act(&mut self, id: usize, turn: u64) {
@@ -227,7 +239,14 @@ impl World {
     /// What this controller knows now.
     fn observe(&mut self, id: usize, record: Option<&Decree>) -> Observed {
         let (now, mono) = (wall(self.now), self.mono(id));
-        let machines = self.machines_seen();
+        let mut machines = self.machines_seen();
+        for machine in &mut machines {
+            // A list is older than an answer of who runs in it.
+            let pulse = self.controllers[id].watch.pulses.get(&machine.id);
+            if pulse.is_some_and(|pulse| pulse.heard.is_some() && pulse.missed == 0) {
+                machine.power = Power::Started;
+            }
+        }
         let ids = machines.iter().map(|machine| machine.id.clone()).collect();
         let spec = &self.setup.spec;
         let volumes = self.nodes.iter().map(|node| Volume {

@@ -1,0 +1,89 @@
+//! Many seeds, and one told in words.
+#![allow(clippy::print_stdout)]
+
+use flypg_core::spec::Durability;
+use flypg_sim::{Outcome, Setup, World, sweep, tell};
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// `SEED=… make sim`
+#[test]
+fn the_story_of_one_seed() {
+    let Some(seed) = number("SEED") else { return };
+    let without = std::env::var("WITHOUT").unwrap_or_default();
+    flypg_core::mutant::set(&without.split(',').filter(|rule| !rule.is_empty()).collect::<Vec<_>>());
+    let outcome = tell(seed);
+    println!("{}", outcome.story);
+    println!(
+        "{} acknowledged, {} reigns after the first, held: {:?}",
+        outcome.acknowledged, outcome.reigns, outcome.held
+    );
+    assert!(outcome.violation.is_none(), "{:?}", outcome.violation);
+}
+
+/// `SEEDS=20000 make sim`; `FIRST=…` begins elsewhere.
+#[test]
+fn nothing_that_must_never_happen_happens() {
+    let (first, count) = (number("FIRST").unwrap_or(0), number("SEEDS").unwrap_or(2_000));
+    let began = std::time::Instant::now();
+    let all = sweep(first, count, &[], false);
+    println!(
+        "{} runs in {:.1} s: {} commits acknowledged, {} changes of primary, {} events",
+        all.runs,
+        began.elapsed().as_secs_f64(),
+        all.acknowledged,
+        all.reigns,
+        all.events
+    );
+    for (why, seeds) in &all.held {
+        println!("a person is needed ({why}): {} runs, such as {:?}", seeds.len(), &seeds[..seeds.len().min(5)]);
+    }
+    let mut failures = all.failures.clone();
+    failures.sort_by_key(|(seed, words)| (words.starts_with("I16"), *seed));
+    for (seed, words) in failures.iter().take(30) {
+        println!("SEED={seed}  {words}");
+    }
+    // No empty passes: the runs did what they are for.
+    assert!(all.acknowledged > all.runs * 100 && all.reigns > all.runs / 4, "hardly anything happened: {all:?}");
+    let dangerous: Vec<_> = failures.iter().filter(|(_, words)| !words.starts_with("I16")).collect();
+    if let Some((seed, _)) = dangerous.first() {
+        println!("{}", tell(*seed).story);
+    }
+    assert!(dangerous.is_empty(), "{} runs did what must never happen", dangerous.len());
+    // Runs that do not get well by themselves are defects too: `stuck` holds them, until there are none.
+    assert!(failures.len() as u64 <= all.runs / 50, "{} of {} runs are stuck", failures.len(), all.runs);
+}
+
+/// Every run gets well once everything has healed, or says for what a person is needed.
+#[test]
+#[ignore = "two nodes can wait for each other: the new primary for an acknowledgement, the old one to be rewound"]
+fn stuck() {
+    let all = sweep(0, number("SEEDS").unwrap_or(2_000), &[], false);
+    assert!(all.failures.is_empty(), "{:?}", all.failures);
+}
+
+#[test]
+fn one_seed_is_one_story() {
+    for seed in [3, 40, 77] {
+        let [first, second]: [Outcome; 2] = [tell(seed), tell(seed)];
+        assert_eq!(first.story, second.story);
+        assert_eq!((first.events, first.acknowledged), (second.events, second.acknowledged));
+    }
+}
+
+/// Without a fault nothing changes hands, and everybody is served.
+#[test]
+fn a_calm_cluster_stays_calm() {
+    for (nodes, durability) in
+        [(1, Durability::Async), (2, Durability::Async), (3, Durability::Quorum), (5, Durability::Quorum)]
+    {
+        for seed in 0..10 {
+            let outcome = World::new(Setup::calm(seed, nodes, durability), false).run();
+            assert!(outcome.violation.is_none(), "seed {seed}, {nodes} nodes: {:?}", outcome.violation);
+            assert_eq!((outcome.reigns, outcome.held), (0, None), "seed {seed}, {nodes} nodes");
+            assert!(outcome.acknowledged > 300, "seed {seed}, {nodes} nodes: {}", outcome.acknowledged);
+        }
+    }
+}
