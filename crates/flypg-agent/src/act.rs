@@ -176,7 +176,7 @@ impl Node {
                 self.found = Some(Found { recruited_in: None, clean, end });
                 Ok(())
             }
-            NodeStep::Promote { timeline, burnt } => self.promote(timeline, &burnt, ledger).await,
+            NodeStep::Promote { timeline, burnt } => self.promote(timeline, &burnt).await,
             NodeStep::RecordPromoted => {
                 // They came with the data. Whether they are as they should be is seen to once the gate is open.
                 self.roles_there = true;
@@ -305,6 +305,10 @@ impl Node {
         let postmaster = Postmaster::start(config).map_err(StepError::Start)?;
         self.postmaster = Some(postmaster);
         (self.found, self.remade) = (None, false);
+        if standby {
+            // Recovery goes on, and has no end to be compared with.
+            self.reached = None;
+        }
         self.shared.starts.fetch_add(1, Ordering::Relaxed);
         // An order that came while it was down is carried out by this.
         self.shared.restart_ordered.store(false, Ordering::Relaxed);

@@ -3,11 +3,15 @@
 //!
 //! What to do is decided in `flypg-core` (`ledger`, `node`, `settings`); here it is seen and done.
 //!
-//! - [`node`] looks, asks core what to do next, does it ([`act`]) and waits. One task; nothing else touches Postgres.
+//! - [`node`] looks, asks core what to do next ([`local`] is what it decides by), does it ([`act`]) and waits. One task;
+//!   nothing else starts or stops Postgres.
 //! - [`store`] is the ledger on disk, [`data_dir`] and [`make`] the data directory, [`conf`] its configuration with the
 //!   [`libraries`] that it names,
 //!   [`postmaster`] and [`processes`] what runs on it, [`sql`] and [`roles`] what is asked of it, [`primary`] what is
 //!   asked of its primary.
+//! - [`reign`] brings a primary to an open gate and to a handover: the [`rule`] in every walsender, the [`marker`] of its
+//!   epoch, the [`probe`] that it can write. [`end`] says where a recruit's WAL ends, or a stopped primary's, [`rewind`]
+//!   makes a copy of that again; [`wal`] knows the files of both. [`report`] is what is told of all this.
 //! - [`doors`] lets connections in: [`startup`] judges their first packet, [`routes`] and [`way`] say where they go,
 //!   [`pump`] passes their bytes, chunk by chunk, under the conditions of their [`passage`]; [`wire`] is what must be
 //!   understood of them, [`cancel`] what becomes of cancel requests.
@@ -32,6 +36,7 @@ pub mod gate;
 pub mod http;
 pub mod lease;
 pub mod libraries;
+pub mod local;
 pub mod make;
 pub mod marker;
 pub mod metrics;

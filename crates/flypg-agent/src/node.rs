@@ -2,17 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use flypg_core::Timestamp;
 use flypg_core::decree::Epoch;
-use flypg_core::failover::{Astray, History};
-use flypg_core::ledger::{Ledger, LedgerRole};
-use flypg_core::node::{
-    CRASH_WINDOW, DataDir, Local, NodeStep, Position, Postmaster as Seen, PrimarySeen, Stranded, next,
-};
-use flypg_core::protocol::{Assignment, Disk, End, PgRole, Task};
+use flypg_core::failover::History;
+use flypg_core::ledger::Ledger;
+use flypg_core::node::{CRASH_WINDOW, DataDir, Local, NodeStep, Postmaster as Seen, PrimarySeen, next};
+use flypg_core::protocol::{Assignment, Disk, End, Lsn, PgRole};
 use nix::sys::statvfs::statvfs;
 use tokio::time::Instant;
 
@@ -86,6 +83,8 @@ pub struct Node {
     pub(crate) markers_may_differ: bool,
     /// The markers that were last seen in these data.
     pub(crate) markers: Vec<(Epoch, String)>,
+    /// Up to where this agent has seen a primary's WAL flushed.
+    pub(crate) reached: Option<Lsn>,
     /// Where its data end, once nothing can be added.
     pub(crate) found: Option<Found>,
     /// Why the data cannot be rewound.
@@ -140,6 +139,7 @@ impl Node {
             history: None,
             markers_may_differ: true,
             markers: Vec::new(),
+            reached: None,
             found: None,
             rewind_failed: None,
             remade: false,
@@ -301,6 +301,10 @@ impl Node {
                         self.data_changed = true;
                         self.look_at_data().await;
                     }
+                    self.reached = match &sight.role {
+                        PgRole::Primary { lsn, .. } => Some(*lsn),
+                        PgRole::Standby { .. } => None,
+                    };
                     self.sight = Some(sight);
                     self.answered = Instant::now();
                     if let Err(error) = self.read_history().await {
@@ -374,6 +378,15 @@ impl Node {
         let Some(postmaster) = self.postmaster.as_mut().filter(|postmaster| !postmaster.up) else { return };
         postmaster.up = true;
         self.why = None;
+        // Recovery ends with a checkpoint behind all that it found.
+        if let (Some(reached), Some(identity)) = (self.reached.take(), &self.identity)
+            && identity.checkpoint < reached
+        {
+            // Others may have been told of what is gone (rule R11): it answers nobody before another epoch.
+            tracing::error!(%reached, found = %identity.checkpoint, "WAL that was flushed is not there any more");
+            self.why = Some(format!("the disk lost WAL that it had flushed: up to {reached}"));
+            self.shared.fence();
+        }
         tracing::info!("Postgres answers");
         if let Ok(store) = &self.shared.store {
             let proven = Some(self.started_with.clone());
@@ -384,102 +397,6 @@ impl Node {
                 tracing::warn!(error = crate::words(&error), "the working parameters could not be remembered");
             }
         }
-    }
-
-    fn local(&self, ledger: &Ledger) -> Local {
-        let config = &self.shared.config;
-        let found = self.found(ledger);
-        let postmaster = match &self.postmaster {
-            Some(postmaster) if postmaster.up => Seen::Up,
-            Some(_) => Seen::Starting,
-            None if matches!(self.data, DataDir::Complete { .. } | DataDir::Unusable { .. })
-                && processes::leftovers(&config.paths.pgdata) =>
-            {
-                Seen::Leftover
-            }
-            None => Seen::Down,
-        };
-        Local {
-            major: config.major,
-            data: self.data.clone(),
-            postmaster,
-            crashes: self.crashes.clone(),
-            failed_makes: self.failed_makes.clone(),
-            settings: self.conf.seen(config, ledger, self.disk_mb()),
-            roles_ensured: self.roles_ensured,
-            slots: self.sight.as_ref().map(|sight| sight.slots.clone()),
-            stranded: self.stranded(ledger),
-            remakes: self.remakes.clone(),
-            restart_ordered: self.shared.restart_ordered.load(Ordering::Relaxed),
-            may_lead: self.shared.may_lead(),
-            grace_over: self.shared.grace_over(),
-            reign: self.reign_seen(),
-            end: found.map(|found| found.end.clone()),
-            astray: self.astray(ledger),
-            rewind_failed: self.rewind_failed(),
-            stopping: self.shared.ending.is_cancelled(),
-            clean: found.is_some_and(|found| found.clean),
-            room: self.has_room(),
-            remade: self.remade,
-        }
-    }
-
-    /// Where the data end, if what was found still holds under this ledger.
-    pub(crate) fn found(&self, ledger: &Ledger) -> Option<&Found> {
-        let recruited_in = match &ledger.role {
-            LedgerRole::Recruited { epoch } => Some(*epoch),
-            _ => None,
-        };
-        self.found.as_ref().filter(|found| found.recruited_in == recruited_in)
-    }
-
-    /// Whether its data fit the lineage that it was told, as far as that can be said.
-    fn astray(&self, ledger: &Ledger) -> Option<Astray> {
-        let Task::Follow { lineage, remake, .. } = &ledger.assignment.as_ref()?.task else { return None };
-        if let LedgerRole::Rejoining { .. } = &ledger.role {
-            let end = &self.found(ledger)?.end;
-            return lineage.place(&end.history, end.lsn).err();
-        }
-        let (LedgerRole::Replica { .. }, Some(sight)) = (&ledger.role, &self.sight) else { return None };
-        let PgRole::Standby { received, replayed, .. } = &sight.role else { return None };
-        let history = self.history.as_ref().filter(|history| history.timeline == sight.timeline)?;
-        let last = lineage.branches().last()?;
-        lineage.place(history, received.unwrap_or_default().max(*replayed)).err().filter(|astray| match astray {
-            // It may follow a promotion that the lineage does not tell of yet.
-            Astray::Timeline { timeline } => *remake || *timeline < last.timeline,
-            Astray::Switch { .. } | Astray::Beyond { .. } | Astray::Marker { .. } => true,
-        })
-    }
-
-    fn rewind_failed(&self) -> Option<String> {
-        let cut_short = || "an earlier rewind did not come to its end".to_owned();
-        let marked = || data_dir::is_rewind_marked(&self.shared.config).then(cut_short);
-        self.rewind_failed.clone().or_else(marked)
-    }
-
-    /// Whether another copy fits beside this one: a tenth, and what Postgres writes while it starts, more than is here.
-    fn has_room(&self) -> bool {
-        let needed = self.copy_size.saturating_add(self.copy_size / 10).saturating_add(64 * 1024 * 1024);
-        !self.no_room && self.disk.map_or(0, |disk| disk.total.saturating_sub(disk.used)) >= needed
-    }
-
-    /// What is known of a standby that does not stream because its primary cannot give it the WAL it needs.
-    fn stranded(&self, ledger: &Ledger) -> Option<Stranded> {
-        let (sight, postmaster) = (self.sight.as_ref()?, self.postmaster.as_ref()?);
-        let PgRole::Standby { received, replayed, .. } = &sight.role else { return None };
-        if sight.streams || !postmaster.log.is_stranded() || !matches!(ledger.role, LedgerRole::Replica { .. }) {
-            return None;
-        }
-        let lsn = received.unwrap_or_default().max(*replayed);
-        Some(Stranded {
-            own: Position { timeline: sight.timeline, lsn },
-            room: self.has_room(),
-            asked: self.asked.clone(),
-        })
-    }
-
-    pub(crate) fn disk_mb(&self) -> Option<u64> {
-        self.disk.map(|disk| disk.total / (1024 * 1024))
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use flypg_core::decree::Epoch;
 use flypg_core::failover::Rule;
-use flypg_core::ledger::Ledger;
+use flypg_core::ledger::{Ledger, LedgerRole};
 use flypg_core::names::NodeName;
 use flypg_core::node::ReignSeen;
 use flypg_core::protocol::{Leading, Lsn, PgRole, Task};
@@ -37,6 +37,8 @@ pub struct Reign {
     confirming: Option<Confirming>,
     checkpoint: Option<AbortOnDropHandle<Result<(), SqlError>>>,
     handing_over: HandingOver,
+    /// Slots that are made or dropped on a standby.
+    slots: Option<AbortOnDropHandle<()>>,
     /// When it was last told to end recovery.
     promoting: Option<Instant>,
     probe: Option<WriteProbe>,
@@ -127,7 +129,10 @@ impl Node {
     /// What follows from a new look: proofs that do not hold any more, and what has come to its end meanwhile.
     pub(crate) fn follow_reign(&mut self, ledger: &Ledger) -> Result<(), StepError> {
         let Some(sight) = &self.sight else { return Ok(()) };
-        let PgRole::Primary { lsn, replicas, .. } = &sight.role else { return Ok(()) };
+        let PgRole::Primary { lsn, replicas, .. } = &sight.role else {
+            self.follow_recruitment(ledger);
+            return Ok(());
+        };
         if let Some(proof) = &mut self.reign.proof {
             let loaded_at = proof.loaded_at.get_or_insert_with(|| sight.loaded_at.clone());
             if *loaded_at != sight.loaded_at || proof.rule.synchronous_standby_names() != sight.waits_for {
@@ -173,6 +178,35 @@ impl Node {
             (HandingOver::Warming(_) | HandingOver::Draining { .. } | HandingOver::Drained, Some(_)) => {}
         }
         self.take_confirmation()
+    }
+
+    /// A recruit whose end is known has slots for the others (rule R18): they come before it is promoted, and would come
+    /// again only after a while. One that follows again has none, as nobody would move them on.
+    fn follow_recruitment(&mut self, ledger: &Ledger) {
+        let Some(have) = self.sight.as_ref().map(|sight| &sight.slots) else { return };
+        let (create, drop): (BTreeSet<String>, BTreeSet<String>) = match &ledger.role {
+            LedgerRole::Recruited { .. } if self.found(ledger).is_some() => {
+                let peers = ledger.assignment.iter().flat_map(|told| &told.peers);
+                let others = peers.filter(|peer| peer.node != ledger.node).map(|peer| peer.node.slot());
+                (others.filter(|slot| !have.contains_key(slot)).collect(), BTreeSet::new())
+            }
+            LedgerRole::Replica { .. } => {
+                let ours = have.keys().filter(|slot| NodeName::of_slot(slot).is_some());
+                (BTreeSet::new(), ours.cloned().collect())
+            }
+            _ => return,
+        };
+        let under_way = self.reign.slots.as_ref().is_some_and(|task| !task.is_finished());
+        if under_way || create.is_empty() && drop.is_empty() {
+            return;
+        }
+        let shared = self.shared.clone();
+        self.reign.slots = Some(AbortOnDropHandle::new(tokio::spawn(async move {
+            let done = async { roles::ensure_slots(&Session::connect(&shared.config).await?, &create, &drop).await };
+            if let Err(error) = done.await {
+                tracing::warn!(error = words(&error), "the slots of this standby stay as they are for now");
+            }
+        })));
     }
 
     /// Begins a handover; [`Node::follow_reign`] sees it through.
@@ -256,7 +290,7 @@ impl Node {
     }
 
     /// Leaves stubs for burnt timelines and promotes (rule R8). What came of it shows at a later look.
-    pub(crate) async fn promote(&mut self, timeline: u32, burnt: &[u32], ledger: &Ledger) -> Result<(), StepError> {
+    pub(crate) async fn promote(&mut self, timeline: u32, burnt: &[u32]) -> Result<(), StepError> {
         let (Some(session), Some(sight)) = (&self.session, &self.sight) else { return Ok(()) };
         let (config, own) = (&self.shared.config, sight.timeline);
         match self.reign.promoting {
@@ -274,12 +308,6 @@ impl Node {
                     return Ok(());
                 }
                 wal::leave_stubs(pgdata, own, timeline, burnt, config.account)?;
-                // Whoever follows may come before it is done, and would come again only after a while.
-                let others =
-                    ledger.assignment.iter().flat_map(|told| &told.peers).filter(|peer| peer.node != ledger.node);
-                let slots =
-                    others.map(|peer| peer.node.slot()).filter(|slot| !sight.slots.contains_key(slot)).collect();
-                roles::ensure_slots(session, &slots, &BTreeSet::new()).await?;
                 tracing::info!(own, timeline, "promoting");
             }
         }

@@ -101,7 +101,12 @@ pub async fn ensure_slots(
     for slot in create {
         tracing::info!(slot, "creating a replication slot");
         // Reserves WAL at once, so that a clone that starts now finds all it needs.
-        session.execute(&format!("SELECT pg_create_physical_replication_slot({}, true)", literal(slot)?)).await?;
+        let statement = format!("SELECT pg_create_physical_replication_slot({}, true)", literal(slot)?);
+        match session.execute(&statement).await {
+            // Begun while this node was a standby.
+            Err(error) if error.code() == Some(&SqlState::DUPLICATE_OBJECT) => {}
+            made => made?,
+        }
     }
     for slot in drop {
         tracing::info!(slot, "dropping the replication slot of a node that left");

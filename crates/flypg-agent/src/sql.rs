@@ -72,6 +72,8 @@ pub struct Identity {
     pub started_at: i64,
     /// Bytes of a segment of WAL.
     pub segment: u64,
+    /// Where the last checkpoint begins.
+    pub checkpoint: Lsn,
 }
 
 /// One look.
@@ -130,7 +132,8 @@ const IDENTITY: &str = "SELECT json_build_object(
     'version', split_part(current_setting('server_version'), ' ', 1),
     'system_id', (SELECT system_identifier::text FROM pg_control_system()),
     'started_at', extract(epoch FROM pg_postmaster_start_time())::int8,
-    'segment', (SELECT setting::int8 FROM pg_settings WHERE name = 'wal_segment_size'))::text";
+    'segment', (SELECT setting::int8 FROM pg_settings WHERE name = 'wal_segment_size'),
+    'checkpoint', (SELECT checkpoint_lsn FROM pg_control_checkpoint()))::text";
 
 const LOOK: &str = "WITH me AS (SELECT pg_is_in_recovery() AS standby),
     here AS (SELECT standby,

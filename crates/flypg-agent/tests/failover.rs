@@ -1,5 +1,7 @@
 //! Three nodes with real Postgres, told what a controller would tell them: recruit, promote, follow, come back.
 
+#![allow(clippy::print_stderr)] // a skipped test says so
+
 mod common;
 
 use std::collections::BTreeSet;
@@ -21,6 +23,8 @@ struct Cluster {
     epoch: u64,
     revision: u64,
     lineage: Lineage,
+    /// What each was told last: the revision, and the rule if it is to lead.
+    told: [(u64, Option<Rule>); 3],
 }
 
 const ONE: usize = 0;
@@ -30,10 +34,20 @@ const THREE: usize = 2;
 impl Cluster {
     /// The first node leads, alone, and the others stream from it.
     fn new() -> Self {
-        let nodes = ["ord-1", "ord-2", "ord-3"].map(Node::started);
+        Self::of(15)
+    }
+
+    fn of(major: u32) -> Self {
+        let nodes = ["ord-1", "ord-2", "ord-3"].map(|name| {
+            let mut node = Node::new(name);
+            node.major = major;
+            node.bin = flypg_agent::config::installed(major);
+            node.start();
+            node
+        });
         let system_id = nodes[ONE].bootstrap(&[]);
         let lineage = lineage(&nodes[ONE]);
-        let mut cluster = Self { nodes, system_id, epoch: 1, revision: 1, lineage };
+        let mut cluster = Self { nodes, system_id, epoch: 1, revision: 1, lineage, told: Default::default() };
         cluster.lead(ONE, Rule::alone());
         for standby in [TWO, THREE] {
             cluster.follow(standby, ONE, false);
@@ -46,7 +60,11 @@ impl Cluster {
 
     /// The same, and every commit waits for one of the two.
     fn synchronous() -> Self {
-        let mut cluster = Self::new();
+        Self::new().waiting()
+    }
+
+    fn waiting(self) -> Self {
+        let mut cluster = self;
         cluster.lead(ONE, cluster.any(1, &[TWO, THREE]));
         cluster.opens(ONE);
         cluster
@@ -66,6 +84,7 @@ impl Cluster {
 
     fn assignment(&mut self, node: usize, task: Task) -> Assignment {
         self.revision += 1;
+        self.told[node] = (self.revision, task.terms().map(|terms| terms.rule.clone()));
         let peers: Vec<_> = self.nodes.iter().map(|node| (node, PeerRole::Joining)).collect();
         let base = self.nodes[node].assignment(task, &peers, &[]);
         Assignment { epoch: Epoch(self.epoch), revision: self.revision, ..base }
@@ -121,8 +140,9 @@ impl Cluster {
     /// The gate is open, under the rule that was told.
     fn opens(&self, node: usize) -> Leading {
         let report = self.nodes[node].until("its gate is open under the rule it was told", |report| {
-            let told = self.nodes[node].told(report);
-            matches!(leading(report), Some(l) if l.gate == Gate::Open && l.covered && l.checkpointed && told)
+            let told = report.revision == self.told[node].0;
+            let under = |leading: &Leading| leading.rule.as_ref() == self.told[node].1.as_ref() && leading.covered;
+            told && leading(report).is_some_and(|l| l.gate == Gate::Open && l.checkpointed && under(&l))
         });
         leading(&report).unwrap()
     }
@@ -155,14 +175,6 @@ impl Cluster {
     }
 }
 
-impl Node {
-    /// The rule that is in effect is that of its assignment.
-    fn told(&self, report: &NodeReport) -> bool {
-        // The report says under which assignment it was made by its revision alone, which is what a controller goes by.
-        leading(report).is_some_and(|leading| leading.rule.is_some())
-    }
-}
-
 fn leading(report: &NodeReport) -> Option<Leading> {
     match &report.standing {
         Standing::Leading(leading) => Some(leading.clone()),
@@ -191,15 +203,27 @@ async fn write_alone(node: &Node, rows: &str) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_primary_that_was_replaced_comes_back_by_a_rewind() {
-    let mut cluster = Cluster::synchronous();
+    comes_back_by_a_rewind(15).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_does_with_every_newer_postgres() {
+    for major in 16..=18 {
+        match flypg_agent::config::installed(major) {
+            Some(_) => comes_back_by_a_rewind(major).await,
+            None => eprintln!("SKIPPED: PostgreSQL {major} is not here"),
+        }
+    }
+}
+
+async fn comes_back_by_a_rewind(major: u32) {
+    let mut cluster = Cluster::of(major).waiting();
     cluster.nodes[ONE].value(ports::READ_WRITE, "CREATE TABLE t AS SELECT generate_series(1, 3) AS n").await;
     let ends = cluster.recruit(&[TWO, THREE]);
     write_alone(&cluster.nodes[ONE], "100, 200").await;
     let best = if ends[0].lsn >= ends[1].lsn { (TWO, THREE) } else { (THREE, TWO) };
-    let began = Instant::now();
     let rule = cluster.any(1, &[best.1]);
     let led = cluster.promote(best.0, 2, &[], rule, &[best.1]);
-    println!("promoted and open after {:?}", began.elapsed());
     assert_eq!(led.start, Some(ends.iter().map(|end| end.lsn).max().unwrap()));
     cluster.nodes[best.0].value(ports::READ_WRITE, "INSERT INTO t VALUES (4)").await;
     cluster.nodes[best.1].until("it follows the new primary", |r| streams_from(r, &cluster.nodes[best.0]));
@@ -266,10 +290,8 @@ async fn a_primary_hands_over_with_nothing_to_rewind() {
     cluster.nodes[ONE].value(ports::READ_WRITE, "CREATE TABLE t AS SELECT 1 AS n").await;
     let (system_id, terms) = (cluster.system_id.clone(), cluster.terms(cluster.any(1, &[TWO, THREE])));
     let to = cluster.nodes[TWO].name.parse().unwrap();
-    let began = Instant::now();
     cluster.tell(ONE, Task::HandOver { system_id, terms, to });
     let gave_up = cluster.nodes[ONE].until("it has given up", |report| end(report).is_some());
-    println!("gave up after {:?}", began.elapsed());
     let Standing::Relinquished { clean: true, end: Some(last) } = gave_up.standing else {
         panic!("{:?}", gave_up.standing)
     };
@@ -279,7 +301,6 @@ async fn a_primary_hands_over_with_nothing_to_rewind() {
     assert_eq!(ends[0].history.markers, [(Epoch(1), "n1".to_owned())]);
     let rule = cluster.any(1, &[THREE]);
     cluster.promote(TWO, 2, &[], rule, &[THREE]);
-    println!("open again after {:?}", began.elapsed());
     cluster.follow(ONE, TWO, false);
     cluster.nodes[ONE].until("it streams from the new primary", |r| streams_from(r, &cluster.nodes[TWO]));
     cluster.nodes[TWO].value(ports::READ_WRITE, "INSERT INTO t VALUES (2)").await;
@@ -318,7 +339,6 @@ async fn a_crash_is_told_at_once_and_the_gate_stays_shut_until_the_standbys_have
     let (told, report) = polled.join().unwrap();
     assert_eq!(report.postgres, None);
     assert_eq!(leading(&report).unwrap().gate, Gate::Down);
-    println!("told after {:?}", told - killed);
     assert!(told - killed < Duration::from_millis(500), "told after {:?}", told - killed);
     assert!(waiting.await.unwrap().is_err(), "nobody may be told that this was committed");
 
@@ -362,6 +382,27 @@ async fn a_rewind_that_is_cut_short_never_leads_to_a_postgres_on_half_of_it() {
     // One that was cut short at an unknown place is not tried again: another copy is made.
     write_alone(&cluster.nodes[best], "30000, 30001").await;
     cluster.comes_to_have(other, "1 2 3 30000 30001").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_primary_that_does_not_stop_is_killed_whole_and_rewound_all_the_same() {
+    let mut cluster = Cluster::synchronous();
+    cluster.nodes[ONE].value(ports::READ_WRITE, "CREATE TABLE t AS SELECT generate_series(1, 3) AS n").await;
+    let client = cluster.nodes[ONE].connect(ports::NODE).await.unwrap();
+    let backend: i32 = client.query_one("SELECT pg_backend_pid()", &[]).await.unwrap().get(0);
+    kill(Pid::from_raw(backend), Signal::SIGSTOP).unwrap();
+    cluster.recruit(&[TWO, THREE]);
+    write_alone(&cluster.nodes[ONE], "100, 200").await;
+    cluster.tell(ONE, Task::Recruit);
+    let stopped = cluster.nodes[ONE].until("it is stopped", |report| end(report).is_some());
+    assert!(matches!(stopped.standing, Standing::Relinquished { clean: false, .. }), "{:?}", stopped.standing);
+    assert_eq!(cluster.nodes[ONE].processes(), Vec::<String>::new());
+    let rule = cluster.any(1, &[THREE]);
+    cluster.promote(TWO, 2, &[], rule, &[THREE]);
+    cluster.follow(ONE, TWO, true);
+    cluster.nodes[ONE].until("it streams from the new primary", |r| streams_from(r, &cluster.nodes[TWO]));
+    cluster.comes_to_have(ONE, "1 2 3").await;
+    cluster.fits(&[ONE, TWO, THREE]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
