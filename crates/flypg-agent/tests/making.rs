@@ -110,7 +110,7 @@ fn data_that_a_ledger_does_not_know_are_left_alone() {
     first.start();
     let report = first.until("it looks", |report| report.phase == Phase::Idle);
     assert!(report.assignment.is_none());
-    for task in [Task::Bootstrap { nonce: "n1".to_owned() }, lead(&system_id)] {
+    for task in [Task::Bootstrap { nonce: "n2".to_owned() }, lead(&system_id)] {
         assert_eq!(first.assign(task, &[(&first, PeerRole::Primary)]).status, 409);
     }
     assert_eq!(first.processes(), Vec::<String>::new());

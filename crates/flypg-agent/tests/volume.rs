@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use common::*;
-use flypg_core::protocol::{PeerRole, Phase, ports};
+use flypg_core::protocol::{PeerRole, Phase, Task, ports};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_volume_is_reported_and_promises_still_hold() {
@@ -21,7 +21,8 @@ async fn a_full_volume_is_reported_and_promises_still_hold() {
     let says_why = |words: &'static str| move |report: &flypg_core::protocol::NodeReport| matches!(&report.phase, Phase::Failing { why } if why.contains(words));
     node.until("it says why", says_why("No space left on device"));
     // Nothing new fits, and it promises all the same, across a restart too.
-    let mut told = node.assignment(lead(&system_id), &[(&node, PeerRole::Primary)], &[("work_mem", "17MB")]);
+    let again = Task::Reaffirm { system_id, terms: alone() };
+    let mut told = node.assignment(again, &[(&node, PeerRole::Primary)], &[("work_mem", "17MB")]);
     told.epoch = flypg_core::decree::Epoch(7);
     let answer = node.put(&told);
     assert_eq!(answer.status, 200, "{}", answer.body);
