@@ -24,6 +24,7 @@ use crate::primary;
 use crate::processes;
 use crate::rewind::{self, RewindError};
 use crate::roles;
+use crate::shared::Shared;
 use crate::sql::SqlError;
 use crate::store::StoreError;
 use crate::wal::{self, StubError};
@@ -339,7 +340,7 @@ impl Node {
             }
         }
         self.conf.has_loaded();
-        self.reign.has_reloaded(&before, session.conf_load_time().await?);
+        self.reign.has_reloaded(&before, session.conf_load_time().await?, self.conf.waits_for());
         // Together with what is pending, so that no report shows one of them without the other.
         self.in_force = asked;
         self.withheld = self.conf.withheld.clone();
@@ -361,6 +362,7 @@ impl Node {
                     tracing::warn!(error = crate::words(&error), "no checkpoint before the stop");
                 },
                 () = shared.at_once.cancelled() => {}
+                () = answers_no_more(&shared) => {}
             }
         }
         shared.here.send_replace(crate::routes::Here::default());
@@ -372,7 +374,8 @@ impl Node {
                 postmaster.signal(ask);
                 asked = Some(ask);
             }
-            if how == Stop::Quick && begun.elapsed() >= BUDGET {
+            let hurried = how == Stop::Quick || matches!(shared.ledger().role, LedgerRole::Relinquished { .. });
+            if hurried && begun.elapsed() >= BUDGET {
                 tracing::warn!("Postgres does not stop within {BUDGET:?}; it is killed, with all of its processes");
                 processes::kill_all(&shared.config.paths.pgdata).await;
             }
@@ -474,6 +477,13 @@ impl Node {
             }
         }
         Ok(())
+    }
+}
+
+/// Returns once this node has given up what it was: nobody is spared any more by a slow stop, and somebody waits for it.
+async fn answers_no_more(shared: &Shared) {
+    while !matches!(shared.ledger().role, LedgerRole::Relinquished { .. }) {
+        shared.wake.notified().await;
     }
 }
 

@@ -216,6 +216,11 @@ impl Conf {
         self.wanted.as_ref().map(|(inputs, _)| inputs)
     }
 
+    /// Whom the files say that a primary waits for.
+    pub fn waits_for(&self) -> &str {
+        self.inputs().map_or("", |inputs| &inputs.waits_for)
+    }
+
     /// What Postgres shows to be in force, after it has read the files. Somebody else may have changed them, and told it
     /// to read them.
     pub fn check(&mut self, waits_for: &str) {

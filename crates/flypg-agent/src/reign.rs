@@ -76,11 +76,16 @@ impl Reign {
         self.proof.as_ref().map_or((None, false), |proof| (Some(proof.rule.clone()), proof.covered))
     }
 
-    /// This agent told Postgres to read its files, which it had read last at `before`.
-    pub fn has_reloaded(&mut self, before: &str, now: String) {
+    /// This agent told Postgres to read its files, which it had read last at `before`, and which name `waits_for` now.
+    pub fn has_reloaded(&mut self, before: &str, now: String, waits_for: &str) {
         match &mut self.proof {
             // Nobody else told it to since the proof, so this is the one reload there was.
-            Some(proof) if proof.loaded_at.as_deref() == Some(before) => proof.loaded_at = Some(now),
+            Some(proof)
+                if proof.loaded_at.as_deref() == Some(before)
+                    && proof.rule.synchronous_standby_names() == waits_for =>
+            {
+                proof.loaded_at = Some(now);
+            }
             _ => self.proof = None,
         }
     }
