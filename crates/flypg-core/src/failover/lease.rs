@@ -174,15 +174,18 @@ pub struct Granted {
     pub last: Mono,
 }
 
-/// The time half of F2: no lease that any controller gave in `reign` can be valid. One that this controller did not give
-/// may have been given just before it began to lead, at `leads_since` (rule R2).
+/// The time half of F2: no lease that any controller gave in `reign`, or before it, can be valid. One that this
+/// controller did not give may have been given just before it began to lead, at `leads_since` (rule R2).
+///
+/// What was given before counts because a primary that is to go on in a new epoch answers in the old one until it hears
+/// of that.
 pub fn over(granted: Option<Granted>, reign: Epoch, leads_since: Mono, now: Mono, timing: &Timing) -> bool {
     now >= over_at(granted, reign, leads_since, timing)
 }
 
 /// When [`over`] will be true, if nothing is granted any more.
 pub fn over_at(granted: Option<Granted>, reign: Epoch, leads_since: Mono, timing: &Timing) -> Mono {
-    let last = granted.filter(|granted| granted.epoch == reign).map_or(leads_since, |g| g.last.max(leads_since));
+    let last = granted.filter(|granted| granted.epoch <= reign).map_or(leads_since, |g| g.last.max(leads_since));
     Mono(last.0.saturating_add(timing.over_after()))
 }
 
@@ -258,8 +261,9 @@ mod tests {
         let timing = Timing::of(Profile::Balanced);
         let over = |now| over(None, Epoch(1), Mono(MS(10_000)), Mono(MS(now)), &timing);
         assert!(!over(16_511) && over(16_512));
-        // What was granted in an earlier reign says nothing about this one.
-        let before = Some(Granted { epoch: Epoch(1), last: Mono(MS(90_000)) });
-        assert!(super::over(before, Epoch(2), Mono(MS(10_000)), Mono(MS(16_512)), &timing));
+        // A primary that was re-affirmed and has not heard of it still answers under what it got in the reign before.
+        let before = Some(Granted { epoch: Epoch(1), last: Mono(MS(12_000)) });
+        let over = |now| super::over(before, Epoch(2), Mono(MS(10_000)), Mono(MS(now)), &timing);
+        assert!(!over(18_511) && over(18_512));
     }
 }

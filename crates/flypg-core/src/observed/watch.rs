@@ -135,9 +135,6 @@ impl Watch {
         if self.revision_since.is_none_or(|(revision, _)| revision != decree.revision) {
             self.revision_since = Some((decree.revision, now));
         }
-        if self.granted.is_some_and(|granted| granted.epoch < decree.reign) {
-            self.granted = None;
-        }
         if self.last_known.is_some_and(|(reign, _)| reign != decree.reign) {
             self.last_known = None;
         }
@@ -151,9 +148,9 @@ impl Watch {
     /// be out there is never more than what is known here (rule R2).
     pub fn grant(&mut self, epoch: Epoch, arrived: Mono) {
         let last = match self.granted {
-            Some(granted) if granted.epoch == epoch => granted.last.max(arrived),
             Some(granted) if granted.epoch > epoch => return,
-            _ => arrived,
+            Some(granted) => granted.last.max(arrived),
+            None => arrived,
         };
         self.granted = Some(Granted { epoch, last });
     }

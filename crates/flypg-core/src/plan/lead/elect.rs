@@ -198,7 +198,7 @@ fn unfinished(standing: &Standing) -> bool {
 fn fences(scene: &Scene<'_>) -> Fences {
     let decree = scene.decree;
     let machine = scene.node(&decree.primary).and_then(|node| node.machine);
-    let granted = scene.watch.granted.filter(|granted| granted.epoch == decree.reign);
+    let granted = scene.watch.granted.filter(|granted| granted.epoch <= decree.reign);
     let proof = machine.and_then(|machine| scene.watch.stopped.get(&machine.id));
     Fences {
         lease_over: lease_over_in(scene) == Some(Duration::ZERO),
