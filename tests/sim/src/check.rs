@@ -6,6 +6,7 @@ use flypg_core::decree::{CommitMode, Decree, Epoch, Stage, SystemId};
 use flypg_core::failover::lease::BootTime;
 use flypg_core::ledger::Ledger;
 use flypg_core::protocol::Gate;
+use flypg_core::spec::Durability;
 
 use crate::postgres::Result;
 use crate::setup::{Fault, Setup};
@@ -64,11 +65,13 @@ pub struct Check {
 
 impl Check {
     pub fn new(setup: &Setup) -> Self {
+        // Asynchronous clusters are always fenced; one that becomes asynchronous may have been none before.
+        let changes = setup.faults.iter().any(|(fault, _)| *fault == Fault::SpecChange);
         Self {
             violation: None,
             held: None,
             settings_digest: flypg_core::settings::digest(&setup.spec.postgres.parameters),
-            strict: setup.spec.failover.read_fence,
+            strict: setup.spec.failover.read_fence || (setup.spec.durability == Durability::Async && !changes),
             known: Vec::new(),
             floor: Floor::default(),
             acknowledged: 0,
@@ -115,7 +118,7 @@ impl World {
         self.check.last_answer = self.now;
         let writes = matches!(result, Result::Committed { .. });
         let asynchronous = self.is_asynchronous();
-        let fenced = self.check.strict || asynchronous;
+        let fenced = self.check.strict;
         if writes || fenced {
             if epoch < self.check.answered {
                 let later = self.check.answered;
@@ -165,7 +168,7 @@ impl World {
 
     fn is_asynchronous(&self) -> bool {
         self.store.record.as_ref().is_some_and(|record| record.mode == CommitMode::Asynchronous)
-            || self.setup.spec.durability == flypg_core::spec::Durability::Async
+            || self.setup.spec.durability == Durability::Async
     }
 
     /// Somebody begins to answer: everything that clients know of must be there (I2), or, where nothing was promised,
@@ -214,7 +217,7 @@ impl World {
             let open = end == BootTime::MAX || this.clock.read(world.now) < end;
             (open && this.server.as_ref().is_some_and(|server| server.writes())).then(|| agent.leads()).flatten()
         };
-        if !(self.check.strict || self.is_asynchronous()) {
+        if !self.check.strict {
             return;
         }
         let Some(epoch) = opens(self, node) else { return };

@@ -247,6 +247,18 @@ impl World {
     }
 
     fn lose_volume(&mut self, fault: Fault, node: usize) {
+        let primary = self.store.record.as_ref().and_then(|record| self.index_of(&record.primary));
+        let node = match (fault, primary) {
+            // That of a primary is a case by itself: `restored_primary` of the tests.
+            (Fault::VolumeRestored, Some(primary)) if !self.setup.restores_primary && node == primary => {
+                (node + 1) % self.setup.nodes
+            }
+            (Fault::VolumeRestored, Some(primary)) if self.setup.restores_primary => primary,
+            _ => node,
+        };
+        if fault == Fault::VolumeRestored && !self.setup.restores_primary && Some(node) == primary {
+            return;
+        }
         let name = self.nodes[node].name.clone();
         self.end_machine(node);
         let disk = match fault {

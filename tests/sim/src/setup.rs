@@ -96,7 +96,8 @@ pub struct Setup {
     pub spec: ClusterSpec,
     pub nodes: usize,
     pub controllers: usize,
-    pub writers: usize,
+    /// [`Fault::VolumeRestored`] hits the primary, and nobody else.
+    pub restores_primary: bool,
     /// Which faults, each so many times.
     pub faults: Vec<(Fault, usize)>,
     /// Faults begin once the cluster is made, at this time.
@@ -157,7 +158,7 @@ impl Setup {
             spec,
             nodes,
             controllers: *rng.pick(&[1, 1, 2]),
-            writers: 2,
+            restores_primary: false,
             faults,
             calm,
             quiet,
