@@ -54,7 +54,7 @@ pub struct Term {
     /// Sessions that are not between two transactions.
     busy: AtomicUsize,
     over: CancellationToken,
-    /// Something of the above was put anew.
+    /// Whether anything new may begin is not what it was.
     news: watch::Sender<()>,
 }
 
@@ -119,7 +119,6 @@ impl Term {
         self.refuse_before.store(u64::try_from(refuse_before.as_nanos()).unwrap_or(u64::MAX), SeqCst);
         self.holding.store(holding, SeqCst);
         self.until.store(until, SeqCst);
-        self.news.send_replace(());
     }
 
     fn close(&self) {
@@ -151,7 +150,7 @@ impl Gate {
         Self { term: watch::Sender::new(Arc::new(Term::new(Capacity::Silent))), feeds: Mutex::default() }
     }
 
-    /// The term that runs now; a receiver is woken whenever anything about it changes.
+    /// The term that runs now; a receiver is woken when it is another one, and when it takes something new again.
     pub fn watch(&self) -> watch::Receiver<Arc<Term>> {
         self.term.subscribe()
     }
@@ -170,13 +169,21 @@ impl Gate {
     /// are reset, and whatever passes later is another term's.
     pub fn put(&self, leave: Leave, now: BootTime) {
         let until = leave.until.filter(|until| *until > now).map_or(0, nanos);
-        self.term.send_modify(|term| {
+        self.term.send_if_modified(|term| {
             let shuts = until == 0 && term.until.load(SeqCst) != 0;
-            if shuts || term.capacity != leave.capacity {
+            let ends = shuts || term.capacity != leave.capacity;
+            if ends {
                 term.close();
                 *term = Arc::new(Term::new(leave.capacity));
             }
+            let took = term.takes_new();
             term.put(until, leave.refuse_before, leave.holding);
+            // A lease that only goes on is no news to those who wait for one: they would all look again.
+            let news = ends || took != term.takes_new();
+            if news {
+                term.news.send_replace(());
+            }
+            news
         });
     }
 
@@ -331,6 +338,28 @@ mod tests {
         let term = gate.term();
         gate.put(leave(lead, soon(Duration::from_secs(60))), BootTime(clock::now().0 + Duration::from_secs(90)));
         assert!(term.over().is_cancelled());
+    }
+
+    #[test]
+    fn those_who_wait_are_woken_only_by_what_they_wait_for() {
+        let gate = Gate::shut();
+        let mut waiting = gate.watch();
+        let lead = Capacity::Primary(Epoch(1));
+        let mut woken = |leave: Leave| {
+            gate.put(leave, clock::now());
+            let woken = waiting.has_changed().unwrap();
+            waiting.mark_unchanged();
+            woken
+        };
+        let long = || soon(Duration::from_secs(60));
+        let held = |until| Leave { holding: true, ..leave(lead, until) };
+        assert!(woken(leave(lead, long())));
+        assert!(!woken(leave(lead, long())), "a renewal");
+        assert!(woken(held(long())) && !woken(held(long())));
+        assert!(woken(leave(lead, Some(BootTime::MAX))));
+        assert!(woken(leave(lead, None)) && !woken(leave(lead, None)));
+        assert!(!woken(leave(lead, soon(Duration::from_millis(100)))), "nothing begins so shortly before the end");
+        assert!(woken(leave(lead, long())));
     }
 
     #[test]
