@@ -246,6 +246,8 @@ impl Node {
         self.shared.postgres_ended();
         (self.session, self.sight, self.identity, self.history) = (None, None, None, None);
         self.reign = Reign::default();
+        // What failed because of this says less than what it was.
+        self.stuck = None;
         self.roles_ensured = false;
         self.pending_restart.clear();
         self.conf.has_ended();
