@@ -2,7 +2,7 @@
 //! watch until the record shows it, and has come about when somebody else leads.
 
 use flypg_core::observed::Order;
-use flypg_core::status::ClusterStatus;
+use flypg_core::status::{ClusterStatus, Leadership};
 use serde::{Deserialize, Serialize};
 
 /// What an order is about, and how it began.
@@ -70,6 +70,12 @@ impl Goal {
         is_meant && leadership.reign > self.reign && leadership.stage == "established"
     }
 
+    /// Somebody leads in a later epoch, and not whoever was meant: something else came first, and the order is over.
+    pub fn went_otherwise(&self, status: &ClusterStatus) -> bool {
+        let settled = |leadership: &Leadership| leadership.reign > self.reign && leadership.stage == "established";
+        status.leadership.as_ref().is_some_and(settled) && !self.came_about(status)
+    }
+
     /// Nothing shows that it was taken up.
     pub fn is_idle(&self, status: &ClusterStatus) -> bool {
         status
@@ -81,7 +87,7 @@ impl Goal {
 
 #[cfg(test)]
 mod tests {
-    use flypg_core::status::{Endpoints, Leadership, NodeStatus};
+    use flypg_core::status::{Endpoints, NodeStatus};
 
     use super::*;
 
@@ -162,6 +168,8 @@ mod tests {
         ] {
             let now = status(Some(primary), reign, stage, &nodes);
             assert_eq!((to_two.came_about(&now), to_any.came_about(&now)), (two, any), "{primary} {stage}");
+            let settled = (reign, stage) == (5, "established");
+            assert_eq!((to_two.went_otherwise(&now), to_any.went_otherwise(&now)), (settled && !two, settled && !any));
             assert_eq!(to_two.is_idle(&now), (reign, stage) == (4, "established"));
         }
     }

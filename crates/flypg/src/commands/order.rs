@@ -70,6 +70,7 @@ enum Course {
 fn course(goal: &Goal, status: &ClusterStatus, begun: Instant) -> Course {
     match &status.primary {
         Some(primary) if goal.came_about(status) => Course::Done(primary.clone()),
+        _ if goal.went_otherwise(status) => Course::Idle,
         // The order stands for so long; what was taken up by then is seen by the record.
         _ if begun.elapsed() > ORDER_STANDS + ANSWER && goal.is_idle(status) => Course::Idle,
         _ if begun.elapsed() > LONGEST => Course::Idle,
@@ -86,7 +87,7 @@ fn idle(cluster: &ClusterName, status: &ClusterStatus, terminal: &Terminal) -> E
     let primary = status.primary.as_deref().unwrap_or("nobody");
     let held = terminal.bold_red("held");
     let what = waits(status).unwrap_or_else(|| "nothing says why; see `flypg events`".to_owned());
-    terminal.say(&format!("{held}: {cluster}: it is led by {primary} as before: {what}\n"));
+    terminal.say(&format!("{held}: {cluster}: the order did not come about, and {primary} leads: {what}\n"));
     Exit::Held
 }
 
