@@ -67,11 +67,22 @@ impl Node {
             let end = &self.found(ledger)?.end;
             return lineage.place(&end.history, end.lsn).err();
         }
-        let (LedgerRole::Replica { .. }, Some(sight)) = (&ledger.role, &self.sight) else { return None };
-        let PgRole::Standby { received, replayed, .. } = &sight.role else { return None };
-        let history = self.history.as_ref().filter(|history| history.timeline == sight.timeline)?;
+        let LedgerRole::Replica { .. } = &ledger.role else { return None };
+        let (history, at) = match &self.sight {
+            Some(sight) => {
+                let PgRole::Standby { received, replayed, .. } = &sight.role else { return None };
+                let history = self.history.as_ref().filter(|history| history.timeline == sight.timeline)?;
+                (history, received.unwrap_or_default().max(*replayed))
+            }
+            // Stopped: its files say how far it has come at least.
+            None if self.postmaster.is_none() => {
+                let end = &self.found(ledger)?.end;
+                (&end.history, end.lsn)
+            }
+            None => return None,
+        };
         let last = lineage.branches().last()?;
-        lineage.place(history, received.unwrap_or_default().max(*replayed)).err().filter(|astray| match astray {
+        lineage.place(history, at).err().filter(|astray| match astray {
             // It may follow a promotion that the lineage does not tell of yet.
             Astray::Timeline { timeline } => *remake || *timeline < last.timeline,
             Astray::Switch { .. } | Astray::Beyond { .. } | Astray::Marker { .. } => true,

@@ -33,8 +33,15 @@ pub(super) fn leads(told: &Assignment, epoch: Epoch, nonce: &str, local: &Local,
         },
     };
     let reign = &local.reign;
+    let in_effect = reign.rule.as_ref() == Some(rule);
+    let streams = |name: &&NodeName| {
+        local.slots.as_ref().and_then(|slots| slots.get(&name.slot())).is_some_and(|slot| slot.active)
+    };
+    let waits = !(reign.covered && reign.confirmed) && rule.members().iter().filter(streams).count() < rule.acks();
     match () {
-        () if reign.rule.as_ref() != Some(rule) || !reign.covered => NodeStep::EnsureRule { rule: rule.clone() },
+        // Those that it waits for may have to be rewound to it before they can stream, and so need its checkpoint.
+        () if in_effect && waits && !reign.checkpointed => NodeStep::Checkpoint,
+        () if !in_effect || !reign.covered => NodeStep::EnsureRule { rule: rule.clone() },
         () if !reign.confirmed => NodeStep::Confirm { epoch, nonce: nonce.to_owned() },
         () if !local.roles_ensured => NodeStep::EnsureRoles,
         () if !reign.checkpointed => NodeStep::Checkpoint,

@@ -16,6 +16,15 @@ pub(super) fn follows(
     if local.astray.is_some() && remake {
         return step::stop_if_up(local).unwrap_or(NodeStep::RecordRewinding);
     }
+    // One whose data went another way may not come up at all: then its files tell.
+    let ended = local.postmaster == Postmaster::Down && !local.crashes.is_empty();
+    match &local.astray {
+        None if ended && local.end.is_none() => return NodeStep::InspectStopped,
+        Some(astray) if ended => {
+            return step::hold(format!("{}; its data are left as they are for now", rejoin::words(astray)), now);
+        }
+        _ => {}
+    }
     if let Some(step) = step::run(local, true, now) {
         return step;
     }

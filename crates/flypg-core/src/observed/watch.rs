@@ -52,6 +52,10 @@ pub struct Pulse {
     /// When a report last said that it streams from somebody; absent if none ever did.
     #[serde(default)]
     pub streamed: Option<Mono>,
+    /// The incarnation of the agent, and how often Postgres had crashed in it, when Postgres last ran. If that is what is
+    /// reported while it does not run, it was stopped on purpose.
+    #[serde(default)]
+    pub ran: Option<(u64, u32)>,
     /// Since when its reports say that Postgres does not run; absent while it runs, and before anything was heard.
     #[serde(default)]
     pub down_since: Option<Mono>,
@@ -99,7 +103,11 @@ impl Watch {
         if matches!(role, Some(PgRole::Standby { streaming_from: Some(_), .. })) {
             pulse.streamed = Some(arrived);
         }
-        let runs = report.postgres.is_some() && matches!(report.phase, Phase::Running);
+        // One that answers runs, whatever its agent is busy with.
+        let runs = report.postgres.is_some() && !matches!(report.phase, Phase::Failing { .. } | Phase::Stopping);
+        if runs {
+            pulse.ran = Some((report.incarnation, report.crashes));
+        }
         pulse.down_since = if runs { None } else { pulse.down_since.or(Some(arrived)) };
         // It runs again, or its last words were on their way; whichever it is, what was proven is not so now.
         self.stopped.remove(machine);

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use crate::decree::{Decree, Stage, SystemId};
+use crate::decree::{CommitMode, Decree, Stage, SystemId};
+use crate::failover::Branch;
 use crate::names::NodeName;
 use crate::observed::Power;
 use crate::plan::census::Node;
@@ -144,19 +145,23 @@ fn task(draft: &mut Draft, world: &World<'_>, decree: &Decree, name: &NodeName, 
         .and_then(|n| n.running())
         .is_some_and(|pg| matches!(&pg.role, PgRole::Primary { slots, .. } if slots.contains_key(&name.slot())));
     if slot || report.assignment.is_some() {
-        // Only a primary that is sure of its reign, and that others can be rewound to, is worth wiping a copy for.
+        // Only a primary that is sure of its reign, and that others can be rewound to, is worth wiping a copy for. One
+        // that was promoted and is not sure may be waiting for just this node; what was acknowledged it has.
         let leading = primary.and_then(|n| n.report()).and_then(|report| match &report.standing {
             Standing::Leading(leading) => Some(leading),
             _ => None,
         });
         let settled = matches!(decree.stage, Stage::Established | Stage::HandingOver { .. });
-        let remake = settled && leading.is_some_and(|leading| leading.confirmed && leading.checkpointed);
-        return Some(Task::Follow {
-            primary: decree.primary.clone(),
-            system_id: system_id.clone(),
-            lineage: decree.lineage.clone(),
-            remake,
-        });
+        let begun = leading.and_then(|leading| leading.start);
+        let waits = decree.mode == CommitMode::Synchronous && decree.rule_told().acks() > 0 && begun.is_some();
+        let remake = leading.is_some_and(|leading| leading.checkpointed && (settled && leading.confirmed || waits));
+        let mut lineage = decree.lineage.clone();
+        if let (Stage::Promoting { timeline, .. }, Some(start)) = (&decree.stage, begun) {
+            let (epoch, node) = (decree.reign, decree.primary.clone());
+            // Put on record once the promotion is established; whoever follows is on it before.
+            let _ = lineage.append(Branch { epoch, timeline: *timeline, start, node });
+        }
+        return Some(Task::Follow { primary: decree.primary.clone(), system_id: system_id.clone(), lineage, remake });
     }
     draft.hold(work(), Until::PrimaryAnswers { node: decree.primary.clone() });
     None

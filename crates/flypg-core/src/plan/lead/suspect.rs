@@ -9,8 +9,8 @@ use crate::observed::Power;
 use crate::plan::{Suspicion, Until};
 use crate::protocol::{PgRole, Phase, Standing};
 
-/// A primary whose Postgres has ended may restart in place for so long, where no standby could take over without a loss
-/// (protocol §2.6, "restart_budget").
+/// A primary whose Postgres has ended may restart in place for so long, where no standby could take over without a loss,
+/// or where it was asked to (protocol §2.6, "restart_budget").
 const RESTART_BUDGET: Duration = Duration::from_secs(5);
 /// The same where no standby has heard the primary since it booted itself: everything is starting (§2.8, "cold start").
 const COLD_BUDGET: Duration = Duration::from_secs(60);
@@ -56,7 +56,9 @@ fn of_who_answers(scene: &Scene<'_>) -> Opinion {
         _ => {}
     }
     let role = report.postgres.as_ref().map(|pg| &pg.role);
-    if let (Phase::Running, Some(role)) = (&report.phase, role) {
+    // One that answers runs, whatever its agent is busy with.
+    let runs = !matches!(report.phase, Phase::Failing { .. } | Phase::Stopping);
+    if let (true, Some(role)) = (runs, role) {
         let hangs = match role {
             PgRole::Primary { probe, .. } => probe.and_then(|probe| probe.hangs),
             PgRole::Standby { .. } => None,
@@ -76,8 +78,11 @@ fn of_who_answers(scene: &Scene<'_>) -> Opinion {
     }
     let down_for = scene.pulse(&decree.primary).down_since.map_or(Duration::ZERO, |since| scene.mono().since(since));
     let ready = scene.ready_to_follow_on().next().is_some();
+    // A restart that its agent was asked for ends sooner than a failover would.
+    let asked = scene.pulse(&decree.primary).ran == Some((report.incarnation, report.crashes));
     let budget = match (ready, decree.mode) {
-        (true, CommitMode::Synchronous) => Duration::ZERO,
+        (true, CommitMode::Synchronous) if !asked => Duration::ZERO,
+        (true, CommitMode::Synchronous) => RESTART_BUDGET,
         (true, CommitMode::Asynchronous) => RESTART_BUDGET,
         (false, _) => COLD_BUDGET,
     };
