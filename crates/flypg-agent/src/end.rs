@@ -136,12 +136,13 @@ pub async fn inspect(config: &Config, known: &[(flypg_core::decree::Epoch, Strin
     let pgdata = &config.paths.pgdata;
     let control = data_dir::control_data(config).await?;
     let mut timeline = control.timeline();
-    if !control.is_shut_down()
+    if pgdata.join("standby.signal").try_exists()?
         && let Some(newest) = wal::newest_timeline(pgdata)?.filter(|newest| *newest > timeline)
         && let Some(switches) = wal::switches(pgdata, newest)?
         && switches.iter().any(|switch| switch.timeline == timeline)
     {
-        // A standby may have received a newer timeline since its last restartpoint.
+        // A standby may have received a newer timeline since its last restartpoint. Where the signal is gone, somebody
+        // began a promotion, and only what the control file says of it has come about.
         timeline = newest;
     }
     let switches = wal::switches(pgdata, timeline)?.ok_or(EndError::NoHistory(timeline))?;

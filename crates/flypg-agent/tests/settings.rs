@@ -132,7 +132,7 @@ async fn the_roles_passwords_are_those_of_the_key() {
     let mut node = Node::started("ord-1");
     node.bootstrap(&[]);
     node.value(ports::NODE, "ALTER ROLE postgres PASSWORD 'mine'").await;
-    node.value_as(ports::NODE, "mine", "DROP ROLE flypg_replication").await;
+    node.value_as(ports::NODE, "mine", "DROP OWNED BY flypg_replication; DROP ROLE flypg_replication").await;
     node.stop();
     node.start();
     node.until("it runs", is_primary);
