@@ -228,12 +228,6 @@ impl Vigil {
         self.notes().watch.grant(epoch, arrived);
     }
 
-    /// What was last known of the primary, from before this controller led.
-    pub fn recall_position(&self, last_known: (Epoch, flypg_core::protocol::Lsn)) {
-        let mut notes = self.notes();
-        notes.watch.last_known = notes.watch.last_known.max(Some(last_known));
-    }
-
     /// Waits until something bears on leadership.
     pub async fn called_to_lead(&self) {
         self.lead.notified().await;

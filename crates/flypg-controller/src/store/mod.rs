@@ -82,12 +82,6 @@ CREATE TABLE leader (
     boot       TEXT NOT NULL,
     home       TEXT
 ) STRICT;
--- The last position that the primary of a reign was known to have.
-CREATE TABLE position (
-    cluster TEXT PRIMARY KEY,
-    reign   INTEGER NOT NULL,
-    lsn     TEXT NOT NULL
-) STRICT;
 UPDATE decree SET revision = revision + 1, decree = NULL;
 DROP TABLE IF EXISTS generation;
 ";
