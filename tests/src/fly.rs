@@ -16,9 +16,9 @@ pub fn binary(name: &str) -> PathBuf {
     let test = std::env::current_exe().expect("a test knows where it lies");
     // Tests lie in target/PROFILE/deps, programs in target/PROFILE.
     let mut places = test.ancestors().skip(1).take(2).map(|dir| dir.join(name));
-    places.find(|path| path.exists()).unwrap_or_else(|| {
-        panic!("{name} is missing beside {}: cargo build -p flypg -p flypg-agent", test.display())
-    })
+    places
+        .find(|path| path.exists())
+        .unwrap_or_else(|| panic!("{name} is missing beside {}: cargo build -p flypg -p flypg-agent", test.display()))
 }
 
 /// A Fly of one test. Dropping it ends every process it started.
@@ -29,6 +29,8 @@ pub struct Fly {
     url: String,
     /// Of `flypg emulator`, beside where it listens and what it keeps.
     arguments: &'static [&'static str],
+    /// The terminal's Ctrl-C does not reach it: whoever started it ends it.
+    apart: bool,
 }
 
 /// A cluster file with small nodes in ord. `more` goes on where `regions` leaves off, so it may begin with `replicas`.
@@ -63,9 +65,13 @@ impl Fly {
         Self::with(&["--runtime", "process"])
     }
 
-    /// Machines are real processes, each in a network namespace of its own. Needs root.
-    pub fn in_namespaces() -> Self {
-        Self::with(&["--runtime", "process", "--network", "namespaces"])
+    /// Machines are real processes; in namespaces (which need root) each has a network of its own. Whoever starts it
+    /// hears signals itself and drops it then: a second signal would make the emulator let go of its Machines.
+    pub fn apart(namespaces: bool) -> Self {
+        match namespaces {
+            true => Self::begin(&["--runtime", "process", "--network", "namespaces"], true),
+            false => Self::begin(&["--runtime", "process"], true),
+        }
     }
 
     /// Machines are records only.
@@ -74,10 +80,14 @@ impl Fly {
     }
 
     fn with(arguments: &'static [&'static str]) -> Self {
+        Self::begin(arguments, false)
+    }
+
+    fn begin(arguments: &'static [&'static str], apart: bool) -> Self {
         // Under /tmp, because sockets need short paths, and open to the user that Postgres runs as.
         let dir = tempfile::Builder::new().prefix("flypg-").tempdir_in("/tmp").expect("a directory for the test");
         std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
-        let mut fly = Self { dir, emulator: None, url: String::new(), arguments };
+        let mut fly = Self { dir, emulator: None, url: String::new(), arguments, apart };
         fly.url = fly.boot("127.0.0.1:0");
         fly
     }
@@ -101,7 +111,11 @@ impl Fly {
         let log = std::fs::OpenOptions::new().create(true).append(true).open(log).unwrap();
         // As in the image of a node, its agent is found by its name.
         let programs = binary("flypg-agent").parent().expect("it lies somewhere").display().to_string();
-        let mut child = Command::new(binary("flypg"))
+        let mut command = Command::new(binary("flypg"));
+        if self.apart {
+            std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        }
+        let mut child = command
             .env("PATH", format!("{programs}:{}", std::env::var("PATH").unwrap_or_default()))
             .arg("emulator")
             .args(self.arguments)

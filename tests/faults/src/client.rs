@@ -50,11 +50,16 @@ pub const TABLE: &str = "CREATE TABLE IF NOT EXISTS written (client int, n bigin
 const WHO: &str = "split_part(current_setting('cluster_name'), '.', 1), \
                    ('x' || substr(pg_walfile_name(pg_current_wal_lsn()), 1, 8))::bit(32)::int";
 
-/// Runs until it is killed.
+/// Runs until it is killed, or its standard input ends.
 ///
 /// # Errors
 /// The log cannot be opened.
 pub async fn run(side: Side) -> io::Result<()> {
+    // Whoever started this holds the other end; without a listener there is nothing to do it for.
+    std::thread::spawn(|| {
+        let _ = io::copy(&mut io::stdin(), &mut io::sink());
+        std::process::exit(0);
+    });
     let log = Rc::new(std::fs::OpenOptions::new().create(true).append(true).open(&side.log)?);
     let here = |number: u32| Desk { side: side.clone(), number: side.first + number, log: Rc::clone(&log) };
     let all = tokio::task::LocalSet::new();

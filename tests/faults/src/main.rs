@@ -9,6 +9,7 @@ use flypg_faults::rig::can_have_namespaces;
 use flypg_faults::run::{Outcome, run};
 use flypg_faults::scenario::Scenario;
 use flypg_faults::table::{SCENARIOS, find};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Real clusters, real faults, and an account of every write
 #[derive(Debug, Parser)]
@@ -73,7 +74,13 @@ fn main() -> ExitCode {
             if chosen.is_empty() {
                 chosen.extend(SCENARIOS);
             }
-            runtime.block_on(all(&chosen, &runs))
+            runtime.block_on(async {
+                tokio::select! {
+                    code = all(&chosen, &runs) => code,
+                    // The run under way is dropped, and with it everything that it started.
+                    () = told_to_end() => ExitCode::FAILURE,
+                }
+            })
         }
     }
 }
@@ -115,6 +122,15 @@ async fn all(chosen: &[&'static Scenario], runs: &Runs) -> ExitCode {
     say(&format!("\n{good} runs good, {} failed, {left_out} scenarios left out", failed.len()));
     failed.iter().for_each(|which| say(&format!("failed: {which}")));
     if failed.is_empty() && good > 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Ctrl-C, or SIGTERM.
+async fn told_to_end() {
+    let mut end = signal(SignalKind::terminate()).expect("signals can be listened to");
+    tokio::select! {
+        _ = tokio::signal::ctrl_c() => {}
+        _ = end.recv() => {}
+    }
 }
 
 /// A reader that left wants to hear nothing more.

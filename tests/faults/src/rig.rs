@@ -62,7 +62,7 @@ impl Rig {
     /// An empty Fly, and a controller that is to make a cluster in it.
     #[must_use]
     pub fn start(scenario: &Scenario, namespaces: bool) -> Self {
-        let fly = if namespaces { Fly::in_namespaces() } else { Fly::start() };
+        let fly = Fly::apart(namespaces);
         let durability = format!("  durability: {}\n  deletion: delete\n", scenario.durability.word());
         let file = fly.write("cluster.yaml", &cluster_file(CLUSTER, scenario.nodes, &durability));
         let mut rig = Self {
@@ -257,7 +257,7 @@ impl Rig {
             command.args(["client", "--side", &side, "--first", &self.next_client.to_string(), "--log"]).arg(&log);
             command.args(hosts.iter().flat_map(|host| ["--host", host]));
             // Outside of what belongs to the machine, or it would be killed and frozen with it.
-            command.current_dir("/").env("PGPASSWORD", self.password()).stdin(Stdio::null());
+            command.current_dir("/").env("PGPASSWORD", self.password()).stdin(Stdio::piped());
             self.clients.push(spawn(command, &self.fly.path().join("clients.log")));
             self.logs.push((log, 0));
             self.next_client += CLIENTS;

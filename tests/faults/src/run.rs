@@ -122,16 +122,31 @@ async fn tell(scenario: &'static Scenario, seed: u64, rig: &mut Rig, outcome: &m
     let after = rig.until_ops("writes are acknowledged afterwards", |ops| acks_since(ops, now) >= ENOUGH).await;
     let end = clock::now();
     rig.stop_clients();
-    let (primary, others) = rig.rows().await?;
-    let history = History { ops: rig.ops()?.to_vec(), primary, others };
+    let rows = match (&told, &recovered) {
+        (Ok(()), Ok(())) => rig.rows().await,
+        // A cluster that does not come to rest has no last word about anything.
+        _ => Err("the cluster did not come to rest".to_owned()),
+    };
+    let mut history = History { ops: rig.ops()?.to_vec(), ..History::default() };
     outcome.flow = flow(&history, fault, mended, end);
     outcome.over = scenario.bound.limit().is_some_and(|limit| Duration::from_nanos(outcome.flow.outage) > limit);
-    let promise = match scenario.durability {
+    let mut promise = match scenario.durability {
         Durability::Quorum | Durability::QuorumAvailable => Promise::QUORUM,
         Durability::Async => Promise::ASYNC,
     };
+    let ended = match rows {
+        Ok((primary, others)) => {
+            (history.primary, history.others) = (primary, others);
+            Ok(())
+        }
+        Err(broken) => {
+            // What was told while it lasted can be judged all the same.
+            promise.lossless = false;
+            Err(broken)
+        }
+    };
     outcome.anomalies = check(&history, promise);
-    told.and(recovered).and(after)
+    told.and(recovered).and(after).and(ended)
 }
 
 /// Acknowledged writes whose request was sent at this moment or later.
