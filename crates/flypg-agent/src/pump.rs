@@ -341,7 +341,9 @@ mod tests {
     }
 
     async fn is_reset(end: &mut TcpStream) {
-        let error = end.read(&mut [0; 8]).await.expect_err("nothing passes, not even an orderly end");
+        let mut bytes = [0; 8];
+        let read = tokio::time::timeout(Duration::from_secs(5), end.read(&mut bytes)).await.expect("it is left open");
+        let error = read.expect_err("nothing passes, not even an orderly end");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
     }
 
