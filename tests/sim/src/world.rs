@@ -35,6 +35,8 @@ pub struct Node {
     /// Until when their processes do not run.
     pub agent_paused: Time,
     pub postgres_paused: Time,
+    /// When its Machine last ended.
+    pub ended: Time,
     /// The file does not ask for it any more, and it is gone.
     pub removed: bool,
     /// Its volume was lost, or replaced by an older one.
@@ -231,6 +233,7 @@ impl World {
                 server: None,
                 agent_paused: 0,
                 postgres_paused: 0,
+                ended: 0,
                 removed: false,
                 replaced: false,
                 slowest_fsync: ms(3),

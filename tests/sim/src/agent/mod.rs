@@ -243,8 +243,9 @@ impl World {
     pub fn end_machine(&mut self, node: usize) {
         self.end_postgres_with_machine(node);
         self.drop_streams_of(node);
+        let now = self.now;
         let this = &mut self.nodes[node];
-        this.vm = None;
+        (this.vm, this.ended) = (None, now);
         let Some(agent) = this.agent.take() else { return };
         if let Some(writing) = &agent.writing {
             this.disk.tear(agent.next_slot, agent.sequence + 1, &writing.ledger, &mut self.rng);
