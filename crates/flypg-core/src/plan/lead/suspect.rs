@@ -12,6 +12,8 @@ use crate::protocol::{PgRole, Phase, Standing};
 /// A primary whose Postgres has ended may restart in place for so long, where no standby could take over without a loss,
 /// or where it was asked to (protocol §2.6, "restart_budget").
 const RESTART_BUDGET: Duration = Duration::from_secs(5);
+/// The same for the clean stop that a switchover begins with (§2.6, "Pause" and "Demote": drain, then shut down).
+const HANDOVER_BUDGET: Duration = Duration::from_secs(15);
 /// The same where no standby has heard the primary since it booted itself: everything is starting (§2.8, "cold start").
 const COLD_BUDGET: Duration = Duration::from_secs(60);
 /// A write that takes so long is a fault of this node, if another one's disk is good (§2.6, "stall_limit").
@@ -81,6 +83,7 @@ fn of_who_answers(scene: &Scene<'_>) -> Opinion {
     // A restart that its agent was asked for ends sooner than a failover would.
     let asked = scene.pulse(&decree.primary).ran == Some((report.incarnation, report.crashes));
     let budget = match (ready, decree.mode) {
+        _ if asked && matches!(decree.stage, Stage::HandingOver { .. }) => HANDOVER_BUDGET,
         (true, CommitMode::Synchronous) if !asked => Duration::ZERO,
         (true, CommitMode::Synchronous) => RESTART_BUDGET,
         (true, CommitMode::Asynchronous) => RESTART_BUDGET,
