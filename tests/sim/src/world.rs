@@ -322,7 +322,7 @@ impl World {
             Event::Boot { node, vm } => self.boot(node, vm),
             Event::Agent { node, life, event } => {
                 let paused = self.nodes[node].agent_paused;
-                if !self.nodes[node].agent.as_ref().is_some_and(|agent| agent.life == life) {
+                if self.nodes[node].agent.as_ref().is_none_or(|agent| agent.life != life) {
                     return;
                 }
                 if paused > self.now {
@@ -333,7 +333,7 @@ impl World {
             Event::Arrive { node, asker, request } => self.arrive(node, asker, request),
             Event::Server { node, life, event } => {
                 let paused = self.nodes[node].postgres_paused;
-                if !self.nodes[node].server.as_ref().is_some_and(|server| server.life == life) {
+                if self.nodes[node].server.as_ref().is_none_or(|server| server.life != life) {
                     return;
                 }
                 if paused > self.now {

@@ -2,12 +2,12 @@
 
 use flypg_core::decree::SystemId;
 use flypg_core::node::{self, NodeStep, PrimarySeen};
-use flypg_core::protocol::{End, Task};
+use flypg_core::protocol::End;
 
 use super::{AgentEvent, Job, Then};
 use crate::disk::{Data, PgData};
 use crate::postgres::{Backend, Result};
-use crate::time::{Time, ms, secs, span, unwall, wall};
+use crate::time::{Time, ms, secs, unwall, wall};
 use crate::wal::{What, lsn};
 use crate::world::World;
 

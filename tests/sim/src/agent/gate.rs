@@ -80,13 +80,13 @@ impl World {
         }
         let now = self.nodes[node].clock.read(self.now);
         let session = self.clients[id].session;
-        let Some(agent) = self.agent(node) else { return self.to_client(node, id, op, ClientEvent::Reset) };
+        let Some(agent) = self.agent(node) else { return self.answer_client(node, id, op, ClientEvent::Reset) };
         let leads = agent.leads();
         let same = session.is_some_and(|session| session.agent == agent.life && Some(session.epoch) == leads);
         let timing = agent.timing();
         let open = agent.tenure.passes_until(&agent.ledger).is_some_and(|end| now.0 + timing.refuse_before < end.0);
         if !same || !open {
-            return self.to_client(node, id, op, ClientEvent::Reset);
+            return self.answer_client(node, id, op, ClientEvent::Reset);
         }
         if agent.tenure.gate(&agent.ledger, true, now) == Gate::Holding {
             // It waits between two transactions, for ten seconds at most.
@@ -115,11 +115,11 @@ impl World {
                 let passes = same && (self.passes(node) || mutant::off("R3"));
                 let cancelled = matches!(result, Result::Committed { cancelled: true, .. }) && !mutant::off("R12");
                 if !passes || cancelled || result == Result::Failed {
-                    return self.to_client(node, id, op, ClientEvent::Reset);
+                    return self.answer_client(node, id, op, ClientEvent::Reset);
                 }
                 let epoch = session.map(|session| session.epoch).unwrap_or_default();
                 self.check_answer(node, id, epoch, result);
-                self.to_client(node, id, op, ClientEvent::Done);
+                self.answer_client(node, id, op, ClientEvent::Done);
             }
         }
     }
@@ -156,7 +156,7 @@ impl World {
         self.check_gates(node);
     }
 
-    fn to_client(&mut self, node: usize, id: usize, op: u64, event: ClientEvent) {
+    fn answer_client(&mut self, node: usize, id: usize, op: u64, event: ClientEvent) {
         let home = self.clients[id].home;
         if let Some(delay) = self.net.carries(node, home, &mut self.rng) {
             self.after(delay, Event::Client { id, op, event });

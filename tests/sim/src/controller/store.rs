@@ -93,7 +93,7 @@ impl World {
                 let same = term == self.store.term && self.store.record == instead_of;
                 let taken = same || mutant::off("R1");
                 if taken {
-                    let before = std::mem::replace(&mut self.store.record, Some(*decree));
+                    let before = self.store.record.replace(*decree);
                     self.check_record(before.as_ref());
                 }
                 Answer::Decided(taken)

@@ -54,14 +54,14 @@ impl World {
         if turn == 0 {
             // The leader key.
             match answer {
-                Answer::Leads { term, mine: true } => {
-                    if controller.term != term || controller.watch.leads_since.is_none() {
-                        controller.term = term;
-                        controller.watch.leads_since = Some(now);
-                        controller.watch.granted = None;
-                        self.tell(|| format!("controller {id} leads, term {term}"));
-                        self.take_turn(id);
-                    }
+                Answer::Leads { term, mine: true }
+                    if (controller.term != term || controller.watch.leads_since.is_none()) =>
+                {
+                    controller.term = term;
+                    controller.watch.leads_since = Some(now);
+                    controller.watch.granted = None;
+                    self.tell(|| format!("controller {id} leads, term {term}"));
+                    self.take_turn(id);
                 }
                 Answer::Leads { mine: false, .. } if !mutant::off("R2") => controller.watch.leads_since = None,
                 _ => {}
