@@ -202,7 +202,9 @@ fn fences(scene: &Scene<'_>) -> Fences {
     let proof = machine.and_then(|machine| scene.watch.stopped.get(&machine.id));
     Fences {
         lease_over: lease_over_in(scene) == Some(Duration::ZERO),
-        machine_stopped: proof.is_some_and(|proof| granted.is_none_or(|granted| granted.last < proof.at)),
+        // It may be started again, and then goes on as soon as it has a lease, or needs none.
+        machine_stopped: proof.is_some_and(|proof| granted.is_none_or(|granted| granted.last < proof.at))
+            && is_failsafe_broken(scene),
         // Its own durable word. That the epoch was never promised to it is no word.
         relinquished: scene
             .promise(&decree.primary)
@@ -210,18 +212,29 @@ fn fences(scene: &Scene<'_>) -> Fences {
     }
 }
 
+/// Enough of those have promised who would have to pledge for the old primary: without a controller it has no lease, in
+/// this boot or a later one.
+///
+/// What it was told may be older than the record, and weaker: the partner of a rule may be unknown to it, and so may
+/// whoever was not a candidate yet. One that may need no lease at all can only end that itself (protocol §2.8).
+fn is_failsafe_broken(scene: &Scene<'_>) -> bool {
+    let decree = scene.decree;
+    let promised: BTreeSet<NodeName> = scene.promised().into_iter().filter(|name| *name != decree.primary).collect();
+    let broken = match (decree.mode, &decree.stage) {
+        // It leads only once it was told the rule of its promotion.
+        (CommitMode::Synchronous, Stage::Promoting { .. }) => {
+            decree.joint.as_ref().is_some_and(|rule| rule.is_revoked_by(&promised, &decree.primary))
+        }
+        (CommitMode::Synchronous, _) => decree.rule.is_revoked_by(&promised, &decree.primary),
+        (CommitMode::Asynchronous, _) => !decree.candidates.is_disjoint(&promised),
+    };
+    broken || crate::mutant::off("F2")
+}
+
 /// F2: how long until no lease of any controller can be valid. `None` while pledges may hold one up for ever.
 fn lease_over_in(scene: &Scene<'_>) -> Option<Duration> {
     let decree = scene.decree;
-    let pledges = decree.pledges();
-    let promised: BTreeSet<NodeName> = scene.promised().into_iter().filter(|name| *name != decree.primary).collect();
-    // Enough of those it would have to ask have promised to give none.
-    let broken = !pledges.is_empty()
-        && pledges.iter().all(|rule| match decree.mode {
-            CommitMode::Synchronous => rule.is_revoked_by(&promised, &decree.primary),
-            CommitMode::Asynchronous => !rule.members().is_disjoint(&promised),
-        });
-    if !(broken || crate::mutant::off("F2")) {
+    if !is_failsafe_broken(scene) {
         return None;
     }
     let since = match crate::mutant::off("R2") {

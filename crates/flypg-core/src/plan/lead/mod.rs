@@ -18,7 +18,7 @@ use suspect::Opinion;
 use crate::Timestamp;
 use crate::decree::{Decree, Member, Stage};
 use crate::failover::{Branch, Verdict};
-use crate::observed::Watch;
+use crate::observed::{Order, Watch};
 use crate::plan::census::{Census, Membership};
 use crate::plan::draft::Draft;
 use crate::plan::{Action, Suspicion, Until, Why, Work};
@@ -85,7 +85,16 @@ fn course(scene: &Scene<'_>) -> (Option<Course>, Vec<(Work, Until)>) {
         return (made(scene), Vec::new());
     }
     match suspect::opinion(scene) {
-        Opinion::Suspect(suspicion) => return (Some(suspected(scene, suspicion)), Vec::new()),
+        Opinion::Suspect(suspicion) => {
+            let course = match suspected(scene, suspicion) {
+                // What nobody may do by itself is what such an order is for.
+                Course::Wait(until) if matches!(scene.watch.order, Some(Order::Failover { .. })) => {
+                    terms::order(scene).unwrap_or(Course::Wait(until))
+                }
+                course => course,
+            };
+            return (Some(course), Vec::new());
+        }
         Opinion::Wait(until) => {
             // A person's order does not wait for a primary that does not answer.
             let order = scene.watch.order.as_ref().and_then(|_| terms::order(scene));

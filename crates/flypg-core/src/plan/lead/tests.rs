@@ -5,10 +5,11 @@ use std::time::Duration;
 use expect_test::{Expect, expect};
 
 use crate::Timestamp;
-use crate::decree::{Decree, Stage};
+use crate::decree::{CommitMode, Decree, Stage};
+use crate::failover::Rule;
 use crate::failover::lease::{Granted, Mono};
 use crate::names::NodeName;
-use crate::observed::{Observed, Pulse, Seen, Stopped};
+use crate::observed::{Observed, Order, Pulse, Seen, Stopped};
 use crate::plan::{self, Action, Plan};
 use crate::protocol::{End, Gate, NodeReport, PgRole, Phase, Standing};
 use crate::render;
@@ -354,6 +355,39 @@ fn a_switchover_goes_to_whom_it_was_asked_for() {
               ~ ord-3 learns where the others are: so that it routes and keeps WAL
         "#]],
     );
+}
+
+/// The partner of a rule, or a set of pledgers, is on record before the primary has heard of it. Until it has, it may need
+/// no lease at all, and then no time and no recruit ends it; nor does a Machine that has stopped, as it comes back.
+#[test]
+fn a_primary_that_may_need_no_lease_is_not_replaced_by_an_order_without_its_own_word() {
+    for durability in ["quorum", "async"] {
+        let mut story = Story::of(3, durability);
+        let others = [node("ord-2"), node("ord-3")].into();
+        let untold = story.decree().amended(|next| {
+            next.rule = Rule::alone();
+            next.candidates.clear();
+            match next.mode {
+                CommitMode::Synchronous => next.joint = Rule::any(1, others).ok(),
+                CommitMode::Asynchronous => next.pledgers = others,
+            }
+        });
+        story.then("nobody but ord-1 counted, and it is silent", |world| {
+            world.record = Seen::at(NOW, Some(untold));
+            silent(world, "ord-1");
+        });
+        story.then("a person orders ord-2 to take over, whatever that loses", |world| {
+            later(world, 60);
+            world.watch.order = Some(Order::Failover { to: node("ord-2"), accept_data_loss: true });
+        });
+        story.then("its Machine is proven stopped", |world| {
+            let stopped = Stopped { at: world.watch.now };
+            world.watch.stopped.insert(machine(world, "ord-1"), stopped);
+        });
+        assert_eq!(story.decree().primary, node("ord-1"), "{}", story.told);
+        story.then("it is back, and promises", |world| back(world, "ord-1"));
+        assert_eq!(story.decree().primary, node("ord-2"), "{}", story.told);
+    }
 }
 
 #[test]
