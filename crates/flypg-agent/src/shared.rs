@@ -303,7 +303,7 @@ impl Shared {
         self.report.send_if_modified(|report| {
             let before = report.clone();
             change(report);
-            self.complete(report);
+            complete(report, &self.tenure(), &self.ledger(), clock::now());
             let news = is_news(&before, report);
             if news {
                 report.version += 1;
@@ -312,28 +312,16 @@ impl Shared {
         });
     }
 
-    /// What follows from ledger and tenure, whatever else is in the report.
-    fn complete(&self, report: &mut NodeReport) {
-        let (tenure, ledger, now) = (self.tenure(), self.ledger(), clock::now());
-        let standing = standing_of(&ledger.role);
-        if ledger.promised != report.promised || !same_kind(&standing, &report.standing) {
-            // What was found out under another promise says nothing under this one.
-            report.standing = standing;
-        }
-        if let Standing::Leading(leading) = &mut report.standing {
-            leading.confirmed = tenure.is_confirmed(&ledger);
-            leading.gate = tenure.gate(&ledger, report.postgres.is_some(), now);
-        }
-        report.incarnation = ledger.incarnation;
-        (report.promised, report.revision) = (ledger.promised, ledger.revision);
-        report.pledged_for = tenure.pledged_for(now);
-    }
-
     /// The report as it is sent now: a grant that answers it counts from this moment (rule R2).
+    ///
+    /// What it says of a promise is so already: whoever decides may rely on it that the gate is shut (fence F5), and a
+    /// promise is in the ledger a moment before whoever accepted it has put it in force.
     pub fn answer(&self) -> NodeReport {
         let mut report = self.report.borrow().clone();
-        self.complete(&mut report);
-        report.boot = self.tenure().boot().to_owned();
+        let (tenure, ledger, now) = (self.tenure(), self.ledger(), clock::now());
+        complete(&mut report, &tenure, &ledger, now);
+        report.boot = tenure.boot().to_owned();
+        self.put_in_force(tenure, &ledger, now);
         report.sent = clock::now();
         report.primary_heard = self.heard.ago(report.sent);
         report
@@ -358,6 +346,22 @@ impl Shared {
         self.restart_ordered.store(true, Ordering::Relaxed);
         self.wake.notify_one();
     }
+}
+
+/// What follows from ledger and tenure, whatever else is in the report.
+fn complete(report: &mut NodeReport, tenure: &Tenure, ledger: &Ledger, now: BootTime) {
+    let standing = standing_of(&ledger.role);
+    if ledger.promised != report.promised || !same_kind(&standing, &report.standing) {
+        // What was found out under another promise says nothing under this one.
+        report.standing = standing;
+    }
+    if let Standing::Leading(leading) = &mut report.standing {
+        leading.confirmed = tenure.is_confirmed(ledger);
+        leading.gate = tenure.gate(ledger, report.postgres.is_some(), now);
+    }
+    report.incarnation = ledger.incarnation;
+    (report.promised, report.revision) = (ledger.promised, ledger.revision);
+    report.pledged_for = tenure.pledged_for(now);
 }
 
 /// The times that this node goes by: those of its assignment.
@@ -426,14 +430,14 @@ mod tests {
     use std::collections::BTreeMap;
 
     use flypg_core::decree::{Epoch, SystemId};
+    use flypg_core::failover::Rule;
     use flypg_core::failover::lease::BootTime;
-    use flypg_core::protocol::{Disk, Lsn, PgReport, Phase, Standing};
+    use flypg_core::protocol::{Disk, Lsn, PgReport, Phase, Standing, Task, Terms};
 
     use super::*;
 
-    #[test]
-    fn moving_numbers_are_no_news_and_everything_else_is() {
-        let report = |lsn, phase, used, crashes| NodeReport {
+    fn report(lsn: u64, phase: Phase, used: u64, crashes: u32) -> NodeReport {
+        NodeReport {
             cluster: "orders-db".parse().unwrap(),
             node: "ord-1".parse().unwrap(),
             machine: "m".to_owned(),
@@ -463,7 +467,56 @@ mod tests {
             }),
             disk: Some(Disk { total: 10_000, used }),
             crashes,
+        }
+    }
+
+    /// Nobody hears of a promise before it is kept, even from a report that is sent while whoever accepted the promise
+    /// has it on disk and has come no further.
+    #[test]
+    fn a_report_that_tells_of_a_promise_comes_from_a_gate_that_is_shut() {
+        let root = tempfile::tempdir().unwrap();
+        let variables = BTreeMap::from([
+            ("FLYPG_CLUSTER", "orders-db".to_owned()),
+            ("FLYPG_NODE", "ord-1".to_owned()),
+            ("FLYPG_POSTGRES_MAJOR", "15".to_owned()),
+            ("FLYPG_CLUSTER_KEY", "ab".repeat(32)),
+            ("FLY_PRIVATE_IP", "127.5.0.1".to_owned()),
+            ("FLY_MACHINE_ID", "m".to_owned()),
+            ("FLY_VM_MEMORY_MB", "1024".to_owned()),
+            ("FLY_EMULATOR_ROOT", root.path().display().to_string()),
+        ]);
+        let config = Config::read(|name| variables.get(name).cloned()).unwrap();
+        let store = Store::open(&config).unwrap();
+        let terms = Terms { nonce: "n".to_owned(), rule: Rule::alone(), pledges: Vec::new() };
+        let told = Assignment {
+            cluster: config.cluster.clone(),
+            node: config.node.clone(),
+            epoch: Epoch(1),
+            revision: 1,
+            task: Task::Lead { system_id: SystemId("7".to_owned()), terms },
+            peers: Vec::new(),
+            profile: Profile::Balanced,
+            parameters: BTreeMap::new(),
         };
+        let role = LedgerRole::Primary { epoch: Epoch(1), nonce: "n".to_owned() };
+        let leads = |ledger: &Ledger| {
+            let (promised, assignment) = (Epoch(1), Some(told.clone()));
+            Some(Ledger { role: role.clone(), promised, assignment, ..ledger.clone() })
+        };
+        store.update(leads).unwrap();
+        let tenure = Tenure::begin("b", &store.current(), clock::now());
+        let shared = Shared::new(config, Ok(store), report(1, Phase::Running, 0, 0), DataDir::Blank, tenure);
+        shared.follow_ledger();
+        assert!(shared.confirm(Epoch(1), shared.life()));
+        let term = shared.gate.term();
+        assert!(term.passes());
+        shared.store.as_ref().unwrap().update(Ledger::relinquished).unwrap();
+        assert!(matches!(shared.answer().standing, Standing::Relinquished { .. }));
+        assert!(!term.passes() && !shared.gate.term().passes());
+    }
+
+    #[test]
+    fn moving_numbers_are_no_news_and_everything_else_is() {
         let first = report(1, Phase::Running, 5000, 0);
         assert!(!is_news(&first, &report(2, Phase::Running, 5000, 0)));
         assert!(is_news(&first, &report(1, Phase::Stopping, 5000, 0)));
