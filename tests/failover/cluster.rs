@@ -95,7 +95,8 @@ impl Cluster {
         let machine = machines.iter().find(|m| m["name"] == primary.as_str()).expect("it has a machine");
         let machine = machine["id"].as_str().expect("it has an id").to_owned();
         let load = Load::start(&self.doors, &self.password).await;
-        eventually("writes are acknowledged", LIMIT, || async { load.last().map(|_| ()).ok_or_else(String::new) }).await;
+        eventually("writes are acknowledged", LIMIT, || async { load.last().map(|_| ()).ok_or_else(String::new) })
+            .await;
         // A while of calm, so that a pause is one.
         let calm = Instant::now();
         eventually("a second of writes", LIMIT, || async {
@@ -139,12 +140,7 @@ impl Cluster {
         };
         self.settled().await;
         let there = self.ids().await;
-        Run {
-            outage: written.longest_pause(begun),
-            back,
-            acknowledged: written.0.len(),
-            lost: written.missing(&there),
-        }
+        Run { outage: written.longest_pause(begun), back, acknowledged: written.0.len(), lost: written.missing(&there) }
     }
 
     /// What happens. The task, if any, ends what lasts.
@@ -167,7 +163,9 @@ impl Cluster {
                 pids.iter().for_each(|pid| kill(Pid::from_raw(*pid), Signal::SIGSTOP).expect("it runs"));
                 Some(tokio::spawn(async move {
                     tokio::time::sleep(FROZEN).await;
-                    pids.iter().for_each(|pid| drop(kill(Pid::from_raw(*pid), Signal::SIGCONT)));
+                    for pid in pids {
+                        let _ = kill(Pid::from_raw(pid), Signal::SIGCONT);
+                    }
                 }))
             }
             Fault::Switchover => {
@@ -193,8 +191,9 @@ impl Cluster {
 
     async fn streams_again(&self, node: &str, since: Instant) -> Duration {
         let slot = format!("flypg_{}", node.replace('-', "_"));
-        let query =
-            format!("SELECT count(*) FROM pg_stat_replication WHERE application_name = '{slot}' AND state = 'streaming'");
+        let query = format!(
+            "SELECT count(*) FROM pg_stat_replication WHERE application_name = '{slot}' AND state = 'streaming'"
+        );
         eventually("the old primary streams again", LIMIT, || async {
             match self.ask(&query).await {
                 Ok(n) if n == "1" => Ok(()),

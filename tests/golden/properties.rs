@@ -159,7 +159,7 @@ fn decree(ordinal: u32, stage: u8, epoch: u64) -> Decree {
         next.epoch = Epoch(epoch);
         next.reign = Epoch(epoch);
         next.lineage.authorise(Epoch(epoch), "n".to_owned());
-        let member = |node: &NodeName| Member { machine: format!("m-{node}"), incarnation: 1 };
+        let member = |node: &NodeName| Member { machine: format!("m-{node}"), volume: None, incarnation: 1 };
         next.members = (1..=3).map(node).map(|node| (node.clone(), member(&node))).collect();
         next.rule = rule.clone();
         next.stage = Stage::Established;
@@ -167,7 +167,7 @@ fn decree(ordinal: u32, stage: u8, epoch: u64) -> Decree {
             1 => next.rule = Rule::alone(),
             2 => next.joint = Some(rule),
             3 => next.epoch = next.epoch.next(),
-            4 => next.stage = Stage::Reaffirming { nonce: "n".to_owned() },
+            4 => next.stage = Stage::Reaffirming { nonce: "n".to_owned(), promotion: None },
             5 => next.stage = Stage::HandingOver { to: others.into_iter().next().unwrap() },
             _ => {}
         }

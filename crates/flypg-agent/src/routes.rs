@@ -63,7 +63,7 @@ impl Routes {
     /// The routes after `ledger`; those before are told what has changed.
     pub fn next(&self, ledger: &Ledger) -> Self {
         let mut next = Self::from_ledger(ledger);
-        if matches!(&ledger.assignment, Some(told) if told.task == Task::Recruit) {
+        if matches!(&ledger.assignment, Some(told) if matches!(told.task, Task::Recruit { .. })) {
             // Nobody else leads yet, and the gate of the one who did judges for itself whether it still may.
             next.primary = self.primary.clone().filter(|primary| *primary != Place::Here);
         }
@@ -96,7 +96,7 @@ impl Routes {
             | Task::Lead { .. }
             | Task::HandOver { .. } => Some(Place::Here),
             Task::Follow { primary, .. } => at(primary).map(|address| place(primary, address)),
-            Task::Recruit => None,
+            Task::Recruit { .. } => None,
         };
         let upstream = match &ledger.role {
             LedgerRole::Cloning { upstream, .. }

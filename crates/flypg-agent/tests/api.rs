@@ -105,7 +105,8 @@ fn one_store_speaks_with_one_voice() {
     }
     assert_eq!(node.put_as(&second, &told).status, 200);
     // A record that was rebuilt has an epoch beyond everything that was promised.
-    let rebuilt = Assignment { epoch: Epoch(1001), task: Task::Recruit, ..told.clone() };
+    let recruit = Task::Recruit { primary: told.node.clone() };
+    let rebuilt = Assignment { epoch: Epoch(1001), task: recruit, ..told.clone() };
     assert_eq!(node.put_as(&other, &rebuilt).status, 200);
     assert_eq!(node.put_as(&second, &told).status, 409);
     assert_eq!(node.report().promised, Epoch(1001));

@@ -107,11 +107,16 @@ impl Cluster {
         self.tell(node, Task::Follow { primary, system_id, lineage, remake });
     }
 
+    /// As long as the first node is on record.
+    fn recruit_task(&self) -> Task {
+        Task::Recruit { primary: self.nodes[ONE].name.parse().unwrap() }
+    }
+
     /// A new epoch, which these are recruited for; where their WAL ends.
     fn recruit(&mut self, nodes: &[usize]) -> Vec<End> {
         self.epoch += 1;
         for node in nodes {
-            self.tell(*node, Task::Recruit);
+            self.tell(*node, self.recruit_task());
         }
         nodes
             .iter()
@@ -393,7 +398,7 @@ async fn a_primary_that_does_not_stop_is_killed_whole_and_rewound_all_the_same()
     kill(Pid::from_raw(backend), Signal::SIGSTOP).unwrap();
     cluster.recruit(&[TWO, THREE]);
     write_alone(&cluster.nodes[ONE], "100, 200").await;
-    cluster.tell(ONE, Task::Recruit);
+    cluster.tell(ONE, cluster.recruit_task());
     let stopped = cluster.nodes[ONE].until("it is stopped", |report| end(report).is_some());
     assert!(matches!(stopped.standing, Standing::Relinquished { clean: false, .. }), "{:?}", stopped.standing);
     assert_eq!(cluster.nodes[ONE].processes(), Vec::<String>::new());
@@ -453,7 +458,7 @@ async fn a_recruit_says_where_it_ends_only_once_its_receiver_is_gone() {
     let receiver: i32 = standby.value(ports::NODE, statement).await.parse().unwrap();
     kill(Pid::from_raw(receiver), Signal::SIGSTOP).unwrap();
     cluster.epoch += 1;
-    cluster.tell(TWO, Task::Recruit);
+    cluster.tell(TWO, cluster.recruit_task());
     let standby = &cluster.nodes[TWO];
     standby.until("it has promised", |report| report.promised == Epoch(2));
     std::thread::sleep(Duration::from_millis(2500)); // long enough for it to be wrong

@@ -204,7 +204,9 @@ fn pledged_pair() -> (Node, Node, SystemId) {
 
 /// The first word that a node hears of epoch 2.
 fn recruit(node: &Node, peers: &[(&Node, PeerRole)]) -> Answer {
-    node.put(&Assignment { epoch: Epoch(2), revision: 3, ..node.assignment(Task::Recruit, peers, &[]) })
+    let primary = peers[0].0.name.parse().unwrap();
+    let task = Task::Recruit { primary };
+    node.put(&Assignment { epoch: Epoch(2), revision: 3, ..node.assignment(task, peers, &[]) })
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -83,6 +83,9 @@ pub struct Decree {
 pub struct Member {
     /// Fly's id of its Machine: a volume that comes back in another one may be a restored snapshot.
     pub machine: String,
+    /// Fly's id of its volume, where it was known: the same one in another Machine is no older than it was.
+    #[serde(default)]
+    pub volume: Option<String>,
     pub incarnation: u64,
 }
 
@@ -102,15 +105,24 @@ pub enum CommitMode {
 pub enum Stage {
     /// `primary` may run `initdb`, once, on a blank volume, under this nonce (rule R15).
     Bootstrapping { nonce: String },
-    /// `primary` was chosen, and has not confirmed its marker yet. The seal is the position of the permission; what
-    /// is acknowledged from now on is acknowledged under the joint rule (rules R6, R8, R10).
-    Promoting { timeline: u32, nonce: String, permission: Permission },
-    /// `primary` led before, nobody else was promoted, and it is to go on under a new epoch.
-    Reaffirming { nonce: String },
+    /// `primary` was chosen, and has not confirmed its marker yet.
+    Promoting { nonce: String, promotion: Promotion },
+    /// `primary` led before, nobody else was promoted, and it is to go on under a new epoch. If it had been promoted and
+    /// never confirmed that, by this: what that rests on still counts.
+    Reaffirming { nonce: String, promotion: Option<Promotion> },
     /// `primary` leads.
     Established,
     /// `primary` leads, and is to give up in favour of `to` as soon as it is ready.
     HandingOver { to: NodeName },
+}
+
+/// A promotion that was decided and is not confirmed. Nothing but the position of its permission says what was
+/// acknowledged before it (the seal); what is acknowledged from now on is acknowledged under the joint rule (rules R6,
+/// R8, R10).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Promotion {
+    pub timeline: u32,
+    pub permission: Permission,
 }
 
 impl Decree {
@@ -144,6 +156,15 @@ impl Decree {
         self.system_id.as_ref()
     }
 
+    /// The promotion that this reign rests on, while it is not confirmed.
+    pub fn promotion(&self) -> Option<&Promotion> {
+        match &self.stage {
+            Stage::Promoting { promotion, .. } => Some(promotion),
+            Stage::Reaffirming { promotion, .. } => promotion.as_ref(),
+            Stage::Bootstrapping { .. } | Stage::Established | Stage::HandingOver { .. } => None,
+        }
+    }
+
     /// An attempt runs to find out who leads next.
     pub fn is_electing(&self) -> bool {
         self.epoch > self.reign
@@ -170,7 +191,7 @@ impl Decree {
         match self.mode {
             CommitMode::Synchronous => {
                 // The partner of a promotion under way replaces the rule: what that acknowledged is in the seal.
-                let old = Some(&self.rule).filter(|_| !matches!(self.stage, Stage::Promoting { .. }));
+                let old = Some(&self.rule).filter(|_| self.promotion().is_none());
                 let all = old.into_iter().chain(&self.joint);
                 all.filter(|rule| rule.acks() > 0).cloned().collect()
             }

@@ -186,7 +186,7 @@ impl Ledger {
         let mut next = self.clone();
         next.role = match &assignment.task {
             Task::Bootstrap { nonce } => self.bootstrap(nonce, epoch, data)?,
-            Task::Recruit => self.recruit(epoch)?,
+            Task::Recruit { primary } => self.recruit(epoch, primary)?,
             Task::Promote { system_id, timeline, terms, .. } => {
                 self.same_system(system_id)?;
                 self.promote(epoch, *timeline, &terms.nonce)?
@@ -264,7 +264,7 @@ impl Ledger {
 
     /// Refused only where who leads in `epoch` was decided before this came: any other promise binds whoever gives it,
     /// whatever it holds.
-    fn recruit(&self, epoch: Epoch) -> Result<LedgerRole, Refusal> {
+    fn recruit(&self, epoch: Epoch, primary: &NodeName) -> Result<LedgerRole, Refusal> {
         let decided = || Err(Refusal::Decided { role: self.role.to_string(), epoch });
         match &self.role {
             LedgerRole::Primary { epoch: mine, .. }
@@ -278,6 +278,15 @@ impl Ledger {
             }
             LedgerRole::Relinquished { epoch: mine } if *mine == epoch && !self.is_recruited_in(epoch) => decided(),
             LedgerRole::Replica { .. } | LedgerRole::Recruited { .. } => Ok(LedgerRole::Recruited { epoch }),
+            // Another one leads on record since: its data may be the best there are, but only as a standby's can it be
+            // said where they end, and go on from there.
+            LedgerRole::Primary { epoch: mine, .. }
+            | LedgerRole::Promoting { epoch: mine, .. }
+            | LedgerRole::Relinquished { epoch: mine }
+                if *primary != self.node && *mine < epoch =>
+            {
+                Ok(LedgerRole::Rejoining { upstream: primary.clone(), epoch: *mine, rewinding: false })
+            }
             LedgerRole::Primary { .. } | LedgerRole::Promoting { .. } | LedgerRole::Relinquished { .. } => {
                 Ok(LedgerRole::Relinquished { epoch })
             }
@@ -321,7 +330,7 @@ impl Ledger {
 
     /// The last that it was told is to promise this epoch: who leads in it was still open then.
     fn is_recruited_in(&self, epoch: Epoch) -> bool {
-        self.assignment.as_ref().is_some_and(|told| told.task == Task::Recruit && told.epoch == epoch)
+        self.assignment.as_ref().is_some_and(|told| matches!(told.task, Task::Recruit { .. }) && told.epoch == epoch)
     }
 
     fn lead(&self, epoch: Epoch, nonce: &str) -> Result<LedgerRole, Refusal> {

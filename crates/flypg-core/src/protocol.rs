@@ -71,8 +71,9 @@ pub enum Task {
     /// Run `initdb` if, and only if, the volume is blank or carries an unfinished one of this same nonce; then lead.
     Bootstrap { nonce: String },
     /// Promise this epoch: never serve, follow, acknowledge or pledge below it. A standby stops its receiver, replays
-    /// what it has and says where that ends; a primary shuts its gate and stops (rules R5, F5).
-    Recruit,
+    /// what it has and says where that ends. A primary shuts its gate and stops (rules R5, F5), and, unless it is
+    /// `primary`, the one on record, becomes a standby without an upstream, so that it can be chosen like any other.
+    Recruit { primary: NodeName },
     /// Recruited in this very epoch: become the primary, on this timeline and no other. `burnt` were authorised and
     /// must never be used (rule R8).
     Promote { system_id: SystemId, timeline: u32, burnt: Vec<u32>, terms: Terms },
@@ -105,7 +106,7 @@ impl Task {
     pub const fn name(&self) -> &'static str {
         match self {
             Task::Bootstrap { .. } => "bootstrap",
-            Task::Recruit => "recruit",
+            Task::Recruit { .. } => "recruit",
             Task::Promote { .. } => "promote",
             Task::Reaffirm { .. } => "reaffirm",
             Task::Lead { .. } => "lead",
@@ -121,7 +122,7 @@ impl Task {
             | Task::Reaffirm { terms, .. }
             | Task::Lead { terms, .. }
             | Task::HandOver { terms, .. } => Some(terms),
-            Task::Bootstrap { .. } | Task::Recruit | Task::Follow { .. } => None,
+            Task::Bootstrap { .. } | Task::Recruit { .. } | Task::Follow { .. } => None,
         }
     }
 }

@@ -375,8 +375,8 @@ impl World {
             return self.violate("I3", "a burnt timeline may be used again".to_owned());
         }
         if after.primary != before.primary
-            && let Stage::Promoting { permission, .. } = &after.stage
-            && permission.candidate != after.primary
+            && let Stage::Promoting { promotion, .. } = &after.stage
+            && promotion.permission.candidate != after.primary
         {
             return self.violate("I4", format!("{} is promoted without permission", after.primary));
         }

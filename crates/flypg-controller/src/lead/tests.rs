@@ -43,7 +43,7 @@ fn decree() -> Decree {
     decree.stage = Stage::Established;
     decree.system_id = Some(SystemId("7".to_owned()));
     decree.rule = Rule::any(1, [node(2), node(3)].into()).unwrap();
-    let member = |ordinal| (node(ordinal), Member { machine: format!("m{ordinal}"), incarnation: 1 });
+    let member = |ordinal| (node(ordinal), Member { machine: format!("m{ordinal}"), volume: None, incarnation: 1 });
     decree.members = (1..=3).map(member).collect();
     decree
 }
@@ -267,7 +267,7 @@ async fn a_primary_that_is_gone_is_replaced_without_a_platform() {
     for ordinal in [2, 3] {
         eventually("both are recruited", || async {
             let told = rig.agent(ordinal).assignments();
-            told.iter().any(|told| told.epoch == Epoch(2) && told.task == Task::Recruit).then_some(())
+            told.iter().any(|told| told.epoch == Epoch(2) && matches!(told.task, Task::Recruit { .. })).then_some(())
         })
         .await;
     }

@@ -101,19 +101,18 @@ pub fn permission(
     if !fenced {
         return Err(Missing::GateClosed);
     }
-    let (candidate, position) = choose(recruits).ok_or(Missing::Candidate)?;
-    // Somebody who may not lead has more: it must be fetched first, and the fetcher is reported anew.
-    let allowed = !barred.contains(candidate)
-        && match reign.mode {
-            Mode::Synchronous { .. } => true,
-            Mode::Asynchronous { candidates, .. } => candidates.contains(candidate) || candidate == reign.primary,
-        };
-    let equal = recruits.iter().find(|(name, p)| *p == position && !barred.contains(*name)).map(|(name, _)| name);
-    let candidate = match (allowed, equal, &reign.mode) {
-        (true, ..) => candidate,
-        (false, Some(equal), Mode::Synchronous { .. }) => equal,
-        _ => return Err(Missing::Candidate),
+    let (best, position) = choose(recruits).ok_or(Missing::Candidate)?;
+    let may_lead = |name: &NodeName| {
+        !barred.contains(name)
+            && match reign.mode {
+                Mode::Synchronous { .. } => true,
+                Mode::Asynchronous { candidates, .. } => candidates.contains(name) || name == reign.primary,
+            }
     };
+    // Where the one that has most may not lead, one that has as much may. Less is no choice: the rest would have to be
+    // fetched first, and the fetcher be reported anew.
+    let equals = recruits.iter().filter(|(_, p)| *p == position).map(|(name, _)| name);
+    let candidate = std::iter::once(best).chain(equals).find(|name| may_lead(name)).ok_or(Missing::Candidate)?;
     if let Mode::Asynchronous { last, max_lag, .. } = reign.mode {
         let from = match reign.ending {
             Ending::Promoting { seal } => Some(*seal),

@@ -21,6 +21,11 @@ fn system() -> SystemId {
     SystemId("7".to_owned())
 }
 
+/// What its primary on record is told, too, when it is to be replaced.
+fn recruit() -> Task {
+    Task::Recruit { primary: name("ord-1") }
+}
+
 fn ledger(role: LedgerRole) -> Ledger {
     let mut ledger = Ledger::blank("orders-db".parse().unwrap(), name("ord-1"), "m1".to_owned());
     if !matches!(role, LedgerRole::Blank | LedgerRole::Initialising { .. }) {
@@ -66,7 +71,7 @@ fn tasks() -> [Task; 7] {
     let (system_id, terms) = (system(), terms());
     [
         Task::Bootstrap { nonce: NONCE.to_owned() },
-        Task::Recruit,
+        recruit(),
         Task::Promote { system_id: system_id.clone(), timeline: 2, burnt: vec![], terms: terms.clone() },
         Task::Reaffirm { system_id: system_id.clone(), terms: terms.clone() },
         Task::Lead { system_id: system_id.clone(), terms: terms.clone() },
@@ -318,7 +323,7 @@ fn what_was_given_up_by_itself_is_never_taken_up_again() {
     assert!(gave_up.accept(&assignment(3, promote.clone()), &complete()).is_err());
 
     // One that a recruit took the task from is asked again in the recruit's epoch, and stands as it did.
-    let recruited = told(chosen, 3, promote.clone()).accept(&assignment(4, Task::Recruit), &complete()).unwrap();
+    let recruited = told(chosen, 3, promote.clone()).accept(&assignment(4, recruit()), &complete()).unwrap();
     assert!(recruited.accept(&assignment(4, reaffirm), &complete()).is_ok());
     assert!(recruited.accept(&assignment(4, promote.clone()), &complete()).is_err());
     let unpromoted = recruited.unpromoted().unwrap();
@@ -330,7 +335,7 @@ fn what_was_given_up_by_itself_is_never_taken_up_again() {
 #[test]
 fn what_is_finished_after_a_recruit_is_recruited() {
     let epoch = Epoch(3);
-    let recruit = |role| told(role, 3, follow("ord-2", system())).accept(&assignment(9, Task::Recruit), &complete());
+    let recruit = |role| told(role, 3, follow("ord-2", system())).accept(&assignment(9, recruit()), &complete());
     let cloning = recruit(LedgerRole::Cloning { upstream: name("ord-2"), epoch }).unwrap();
     assert_eq!(cloning.made(&system()).unwrap().role, LedgerRole::Recruited { epoch: Epoch(9) });
     let rejoining = LedgerRole::Rejoining { upstream: name("ord-2"), epoch, rewinding: true };
@@ -349,7 +354,7 @@ fn only_a_replica_of_this_epoch_pledges_and_the_longest_pledge_counts() {
     assert_eq!(pledged.pledge(&asks, Epoch(3), second(4)).unwrap().pledged, Some(second(6)));
     // It is on disk for the next boot, and over once a higher epoch may be promised at all.
     assert_eq!(pledged.restarted("m1").pledged, Some(second(6)));
-    assert_eq!(pledged.accept(&assignment(4, Task::Recruit), &complete()).unwrap().pledged, None);
+    assert_eq!(pledged.accept(&assignment(4, recruit()), &complete()).unwrap().pledged, None);
 
     for (asks, epoch) in [(name("ord-3"), 3), (asks.clone(), 2), (asks.clone(), 4)] {
         assert!(mine.pledge(&asks, Epoch(epoch), second(6)).is_err(), "{asks} {epoch}");

@@ -13,7 +13,7 @@ pub(super) fn untouched(told: &Assignment, local: &Local, standby_signal: bool, 
         Task::Follow { remake, .. } => *remake,
         // Who leads is open again, and this may be the best copy there is. Nothing is lost by running it as a standby
         // without an upstream, and so it can be said where it ends, and be chosen.
-        Task::Recruit => return NodeStep::BecomeStandby,
+        Task::Recruit { .. } => return NodeStep::BecomeStandby,
         Task::Bootstrap { .. }
         | Task::Promote { .. }
         | Task::Reaffirm { .. }

@@ -72,6 +72,11 @@ fn hand_over() -> Task {
     Task::HandOver { system_id: system(), terms: terms(), to: name("ord-1") }
 }
 
+/// What a primary on record is told, too, when it is to be replaced.
+fn recruit() -> Task {
+    Task::Recruit { primary: name("ord-2") }
+}
+
 /// `ledger` once it has accepted `task` in `epoch`.
 fn then(ledger: &Ledger, epoch: u64, task: Task) -> Ledger {
     ledger.accept(&told(&ledger.node.to_string(), epoch, task), &complete(false, None)).unwrap()
@@ -91,7 +96,7 @@ fn replica() -> Ledger {
 
 /// `ord-2`, recruited in epoch 2.
 fn recruited() -> Ledger {
-    then(&replica().made(&system()).unwrap(), 2, Task::Recruit)
+    then(&replica().made(&system()).unwrap(), 2, recruit())
 }
 
 /// `ord-2`, to be promoted in epoch 2.

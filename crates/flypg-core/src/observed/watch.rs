@@ -168,7 +168,10 @@ impl Watch {
 /// received it from there.
 fn position(decree: &Decree, report: &NodeReport) -> Option<Lsn> {
     // While its candidate is not established, the old primary's positions are in the seal.
-    if matches!(decree.stage, Stage::Bootstrapping { .. } | Stage::Promoting { .. }) || report.promised < decree.reign {
+    if matches!(decree.stage, Stage::Bootstrapping { .. })
+        || decree.promotion().is_some()
+        || report.promised < decree.reign
+    {
         return None;
     }
     match &report.postgres.as_ref()?.role {

@@ -257,7 +257,7 @@ fn assign(world: &mut Observed, machine: &str, assignment: &Assignment) {
             Standing::Relinquished { clean: true, end: Some(End { history, lsn }) }
         }
         (_, Some(terms)) => leading(terms.rule.clone()),
-        (Task::Recruit, _) => {
+        (Task::Recruit { .. }, _) => {
             let history = report.postgres.as_ref().and_then(|pg| pg.history.clone()).unwrap_or_else(first_history);
             let end = Some(End { history, lsn });
             match &report.standing {
@@ -268,12 +268,12 @@ fn assign(world: &mut Observed, machine: &str, assignment: &Assignment) {
         }
         (_, None) => Standing::Unbound,
     };
-    if matches!(assignment.task, Task::HandOver { .. } | Task::Recruit) {
+    if matches!(assignment.task, Task::HandOver { .. } | Task::Recruit { .. }) {
         return;
     }
     report.phase = Phase::Running;
     let role = match &assignment.task {
-        Task::Recruit | Task::HandOver { .. } => return,
+        Task::Recruit { .. } | Task::HandOver { .. } => return,
         Task::Bootstrap { .. } | Task::Promote { .. } | Task::Reaffirm { .. } | Task::Lead { .. } => PgRole::Primary {
             probe: None,
             lsn: Lsn::default(),
@@ -285,7 +285,7 @@ fn assign(world: &mut Observed, machine: &str, assignment: &Assignment) {
         }
     };
     let system_id = match &assignment.task {
-        Task::Bootstrap { .. } | Task::Recruit => SystemId(LATER.to_owned()),
+        Task::Bootstrap { .. } | Task::Recruit { .. } => SystemId(LATER.to_owned()),
         Task::Promote { system_id, .. }
         | Task::Reaffirm { system_id, .. }
         | Task::Lead { system_id, .. }
@@ -316,7 +316,7 @@ fn assign(world: &mut Observed, machine: &str, assignment: &Assignment) {
         }
         Task::Bootstrap { nonce } => history.markers = vec![(assignment.epoch, nonce.clone())],
         Task::Reaffirm { terms, .. } => history.markers.push((assignment.epoch, terms.nonce.clone())),
-        Task::Recruit | Task::Lead { .. } | Task::HandOver { .. } | Task::Follow { .. } => {}
+        Task::Recruit { .. } | Task::Lead { .. } | Task::HandOver { .. } | Task::Follow { .. } => {}
     }
     let changed = |name: &&String| pg.parameters.get(*name) != assignment.parameters.get(*name);
     let names = pg.parameters.keys().chain(assignment.parameters.keys());

@@ -63,7 +63,8 @@ fn act(action: &Action) -> String {
             _ if decree.is_electing() => {
                 format!("record: an attempt to find who leads after {}, in epoch {}", decree.primary, decree.epoch)
             }
-            Stage::Promoting { timeline, .. } => {
+            Stage::Promoting { promotion, .. } => {
+                let timeline = promotion.timeline;
                 format!("record: {} is promoted to timeline {timeline}, in epoch {}", decree.primary, decree.epoch)
             }
             Stage::Reaffirming { .. } => {
@@ -103,7 +104,7 @@ pub(super) fn members(decree: &Decree) -> String {
 pub(super) fn task(node: &NodeName, task: &Task) -> String {
     match task {
         Task::Bootstrap { .. } => format!("{node} makes the cluster's data"),
-        Task::Recruit => format!("{node} promises the new epoch and says where its data end"),
+        Task::Recruit { .. } => format!("{node} promises the new epoch and says where its data end"),
         Task::Promote { timeline, .. } => format!("{node} is promoted to timeline {timeline}"),
         Task::Reaffirm { .. } => format!("{node} goes on leading in a new epoch"),
         Task::Lead { .. } => format!("{node} leads"),

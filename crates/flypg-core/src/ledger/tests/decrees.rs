@@ -58,7 +58,7 @@ fn changed(decree: &Decree, what: u8, whom: u8) -> Decree {
             next.lineage.authorise(next.epoch, nonce.clone());
             let chosen = name(NODES[usize::from(whom) % NODES.len()]);
             if chosen == decree.primary {
-                next.stage = Stage::Reaffirming { nonce };
+                next.stage = Stage::Reaffirming { nonce, promotion: None };
             } else {
                 next.primary = chosen.clone();
                 next.burnt += 1;
@@ -69,7 +69,8 @@ fn changed(decree: &Decree, what: u8, whom: u8) -> Decree {
                     recruits: BTreeMap::new(),
                     fences: crate::failover::Fences::default(),
                 };
-                next.stage = Stage::Promoting { timeline: next.burnt, nonce, permission };
+                let promotion = crate::decree::Promotion { timeline: next.burnt, permission };
+                next.stage = Stage::Promoting { nonce, promotion };
             }
         } else if decree.is_electing() || what % 4 == 1 {
             next.epoch = next.epoch.next();
@@ -89,7 +90,7 @@ fn told(decree: &Decree, node: &NodeName) -> Option<Assignment> {
     let nonce = decree.nonce().unwrap_or_default().to_owned();
     let terms = Terms { nonce, ..terms() };
     let task = if decree.is_electing() {
-        Task::Recruit
+        Task::Recruit { primary: decree.primary.clone() }
     } else if *node != decree.primary {
         decree.system_id()?;
         let (primary, lineage) = (decree.primary.clone(), decree.lineage.clone());
@@ -97,7 +98,9 @@ fn told(decree: &Decree, node: &NodeName) -> Option<Assignment> {
     } else {
         match &decree.stage {
             Stage::Bootstrapping { nonce } => Task::Bootstrap { nonce: nonce.clone() },
-            Stage::Promoting { timeline, .. } => Task::Promote { system_id, timeline: *timeline, burnt: vec![], terms },
+            Stage::Promoting { promotion, .. } => {
+                Task::Promote { system_id, timeline: promotion.timeline, burnt: vec![], terms }
+            }
             Stage::Reaffirming { .. } => Task::Reaffirm { system_id, terms },
             Stage::Established => Task::Lead { system_id, terms },
             Stage::HandingOver { to } => Task::HandOver { system_id, terms, to: to.clone() },

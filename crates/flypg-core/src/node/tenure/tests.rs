@@ -61,6 +61,10 @@ fn blank(node: &str) -> Ledger {
     }
 }
 
+fn recruit() -> Task {
+    Task::Recruit { primary: name("ord-1") }
+}
+
 /// `ord-1`, which leads in epoch 2 and is held up by pledges that meet `pledges`.
 fn primary(pledges: Vec<Rule>) -> Ledger {
     let role = LedgerRole::Primary { epoch: Epoch(2), nonce: "n2".to_owned() };
@@ -123,7 +127,7 @@ fn another_epoch_begins_without_a_lease_and_without_a_marker() {
     let ledger = primary(vec![quorum(1, &["ord-2"])]);
     let mut tenure = confirmed(&ledger, ms(0));
     tenure.granted(&ledger, &grant("b1", 2, 0), ms(0));
-    let recruited = told(&ledger, 3, 2, Task::Recruit, Profile::Balanced).unwrap();
+    let recruited = told(&ledger, 3, 2, recruit(), Profile::Balanced).unwrap();
     // Even before it is told that the ledger has changed.
     assert_eq!(tenure.passes_until(&recruited), None);
     tenure.follow(&recruited, ms(10));

@@ -22,12 +22,12 @@ fn ledgers() -> Vec<Ledger> {
     let blank = Ledger::blank("orders-db".parse().unwrap(), name("ord-1"), "m1".to_owned());
     let mut all = vec![blank, primary(), primary().made(&system()).unwrap(), replica()];
     all.extend([replica().made(&system()).unwrap(), recruited(), promoting(), promoted()]);
-    all.extend([then(&promoted(), 2, hand_over()), then(&promoted(), 3, Task::Recruit)]);
-    all.push(then(&promoting(), 3, Task::Recruit));
+    all.extend([then(&promoted(), 2, hand_over()), then(&promoted(), 3, recruit())]);
+    all.push(then(&promoting(), 3, recruit()));
     for remake in [false, true] {
         let rejoining = rejoining(remake);
         let touched = rejoining.rewinding().unwrap();
-        all.extend([then(&touched, 4, Task::Recruit), then(&rejoining, 4, Task::Recruit), touched, rejoining]);
+        all.extend([then(&touched, 4, recruit()), then(&rejoining, 4, recruit()), touched, rejoining]);
     }
     let moved: Vec<Ledger> = all.iter().map(|ledger| ledger.restarted("another")).collect();
     all.extend(moved);

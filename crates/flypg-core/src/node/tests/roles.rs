@@ -8,9 +8,9 @@ use super::*;
 #[test]
 fn what_every_role_does() {
     let hands_over = then(&promoted(), 2, hand_over());
-    let gave_up = then(&promoted(), 3, Task::Recruit);
-    let unpromoted = then(&promoting(), 3, Task::Recruit);
-    let undone = then(&rejoining(true), 4, Task::Recruit);
+    let gave_up = then(&promoted(), 3, recruit());
+    let unpromoted = then(&promoting(), 3, recruit());
+    let undone = then(&rejoining(true), 4, recruit());
     let rows: [(&str, &Ledger, bool); 13] = [
         ("primary", &promoted(), false),
         ("primary that hands over", &hands_over, false),
@@ -240,7 +240,7 @@ fn a_promotion_is_believed_on_its_own_timeline_only() {
     local.end = end(1);
     quarantined(next(&ledger, &local, at(0)), "promoted to timeline 1, and 3 was authorised");
     // Another attempt ends that.
-    let ledger = then(&ledger, 3, Task::Recruit);
+    let ledger = then(&ledger, 3, recruit());
     assert_eq!(next(&ledger, &local, at(0)), NodeStep::Nothing);
 }
 
@@ -300,7 +300,7 @@ fn data_that_were_touched_are_rewound_again_or_copied_anew() {
     let spared = then(&ledger, 4, follow("ord-1", false));
     held(next(&spared, &local, at(0)), "not ready to mend");
     // Recruited, it has nothing to be chosen for; if the rewind has just come to its end, it has.
-    let recruited = then(&ledger, 4, Task::Recruit);
+    let recruited = then(&ledger, 4, recruit());
     assert_eq!(next(&recruited, &local, at(0)), NodeStep::Nothing);
     local.remade = true;
     assert_eq!(next(&recruited, &local, at(0)), NodeStep::BecomeStandby);

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::decree::{CommitMode, Decree, Stage, SystemId};
+use crate::decree::{CommitMode, Decree, Promotion, Stage, SystemId};
 use crate::failover::Branch;
 use crate::names::NodeName;
 use crate::observed::Power;
@@ -92,7 +92,7 @@ fn pledged_for(world: &World<'_>, node: &Node<'_>, report: &NodeReport) -> Optio
 fn moves(report: &NodeReport, task: &Task) -> bool {
     let role = report.postgres.as_ref().map(|pg| &pg.role);
     match task {
-        Task::Recruit | Task::Promote { .. } | Task::Reaffirm { .. } | Task::HandOver { .. } => true,
+        Task::Recruit { .. } | Task::Promote { .. } | Task::Reaffirm { .. } | Task::HandOver { .. } => true,
         Task::Bootstrap { .. } | Task::Lead { .. } => matches!(role, Some(PgRole::Standby { .. })),
         Task::Follow { primary, .. } => match role {
             Some(PgRole::Standby { streaming_from, .. }) => streaming_from.as_ref().is_some_and(|from| from != primary),
@@ -115,7 +115,8 @@ fn task(draft: &mut Draft, world: &World<'_>, decree: &Decree, name: &NodeName, 
     let work = || Work::Join { node: name.clone() };
     if decree.is_electing() {
         // Whoever was never told anything has nothing to promise with.
-        return report.assignment.is_some().then_some(Task::Recruit);
+        let recruit = || Task::Recruit { primary: decree.primary.clone() };
+        return report.assignment.is_some().then(recruit);
     }
     if let Phase::Quarantined { why } = &report.phase {
         draft.hold(work(), Until::NodeInOrder { node: name.clone(), why: why.clone() });
@@ -156,10 +157,10 @@ fn task(draft: &mut Draft, world: &World<'_>, decree: &Decree, name: &NodeName, 
         let waits = decree.mode == CommitMode::Synchronous && decree.rule_told().acks() > 0 && begun.is_some();
         let remake = leading.is_some_and(|leading| leading.checkpointed && (settled && leading.confirmed || waits));
         let mut lineage = decree.lineage.clone();
-        if let (Stage::Promoting { timeline, .. }, Some(start)) = (&decree.stage, begun) {
+        if let (Some(promotion), Some(start)) = (decree.promotion(), begun) {
             let (epoch, node) = (decree.reign, decree.primary.clone());
             // Put on record once the promotion is established; whoever follows is on it before.
-            let _ = lineage.append(Branch { epoch, timeline: *timeline, start, node });
+            let _ = lineage.append(Branch { epoch, timeline: promotion.timeline, start, node });
         }
         return Some(Task::Follow { primary: decree.primary.clone(), system_id: system_id.clone(), lineage, remake });
     }
@@ -176,7 +177,7 @@ fn lead(decree: &Decree, system_id: &SystemId) -> Task {
         pledges: decree.pledges(),
     };
     match &decree.stage {
-        Stage::Promoting { timeline, .. } => {
+        Stage::Promoting { promotion: Promotion { timeline, .. }, .. } => {
             let used = decree.lineage.branches().last().map_or(0, |branch| branch.timeline);
             Task::Promote { system_id, timeline: *timeline, burnt: (used + 1..*timeline).collect(), terms }
         }

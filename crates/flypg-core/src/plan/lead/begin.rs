@@ -104,7 +104,7 @@ fn adopt(
     decree.epoch = epoch;
     decree.reign = epoch;
     // Only this primary may go on until it has taken up its reign: no rule is guessed.
-    decree.stage = Stage::Reaffirming { nonce: nonce.clone() };
+    decree.stage = Stage::Reaffirming { nonce: nonce.clone(), promotion: None };
     decree.system_id = Some(system_id);
     decree.burnt = timeline;
     decree.lineage = Lineage::of_history(leader, history);
@@ -113,7 +113,8 @@ fn adopt(
         .iter()
         .filter(|(_, report)| report.postgres.is_some())
         .map(|(name, report)| {
-            let member = Member { machine: report.machine.clone(), incarnation: report.incarnation };
+            let volume = census.get(name).and_then(|node| node.machine?.config.as_ref()?.volume.clone());
+            let member = Member { machine: report.machine.clone(), volume, incarnation: report.incarnation };
             ((*name).clone(), member)
         })
         .collect();

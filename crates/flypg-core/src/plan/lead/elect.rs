@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::scene::{Scene, end};
 use super::terms;
-use crate::decree::{CommitMode, Decree, Stage};
+use crate::decree::{CommitMode, Decree, Promotion, Stage};
 use crate::failover::lease::over_at;
 use crate::failover::{Ending, Fences, Missing, Mode, Permission, Position, Reign, Rule, permission};
 use crate::names::NodeName;
@@ -62,7 +62,7 @@ fn hopeless(scene: &Scene<'_>) -> Option<Missing> {
     if reachable.is_empty() {
         return Some(Missing::Candidate);
     }
-    let old = Some(&decree.rule).filter(|_| !matches!(decree.stage, Stage::Promoting { .. }));
+    let old = Some(&decree.rule).filter(|_| decree.promotion().is_none());
     match decree.mode {
         CommitMode::Synchronous => old.into_iter().chain(&decree.joint).find_map(|rule| {
             let missing = || rule.members().difference(&reachable).cloned().collect();
@@ -113,7 +113,7 @@ pub(super) fn go_on(scene: &Scene<'_>) -> Course {
 /// The old primary was suspected wrongly, and nobody has it on disk yet that it is over: it answers, leads, and nothing
 /// keeps it from going on.
 fn is_well(scene: &Scene<'_>) -> bool {
-    let ordered = scene.watch.order.is_some() || matches!(scene.decree.stage, Stage::HandingOver { .. });
+    let ordered = is_forced(scene) || matches!(scene.decree.stage, Stage::HandingOver { .. });
     let serves = scene.leading().is_some_and(|l| l.confirmed && matches!(l.gate, Gate::Open | Gate::Leaseless));
     let hangs = |report: &crate::protocol::NodeReport| {
         report.postgres.as_ref().is_none_or(
@@ -128,23 +128,32 @@ fn is_well(scene: &Scene<'_>) -> bool {
 fn reaffirm(scene: &Scene<'_>) -> Course {
     let decree = scene.decree;
     let nonce = nonce(scene);
+    // One that had confirmed its marker, and was not heard of that, is established: its timeline is the cluster's. One
+    // that had not goes on with the seal and the joint rule that it was chosen by, whatever it is called now.
+    let confirmed = scene.leading().is_some_and(|leading| leading.confirmed);
+    let branch = scene.lineage().branches().last().filter(|branch| branch.epoch > last_epoch(decree)).cloned();
+    let promotion = decree.promotion().filter(|_| !(confirmed && branch.is_some())).cloned();
     let next = decree.amended(|next| {
         next.reign = next.epoch;
         next.lineage.authorise(next.epoch, nonce.clone());
-        // A candidate that goes on was promoted, or can be: either way its timeline is the cluster's now.
-        if let Some(branch) = scene.lineage().branches().last().filter(|b| b.epoch > last_epoch(decree)) {
-            let _ = next.lineage.append(branch.clone());
+        if next.promotion().is_some() && promotion.is_none() {
+            if let Some(branch) = branch {
+                let _ = next.lineage.append(branch);
+            }
+            next.rule = next.joint.take().unwrap_or_else(Rule::alone);
         }
-        if matches!(next.stage, Stage::Promoting { .. }) {
-            next.rule = next.joint.take().unwrap_or_else(|| next.rule.clone());
-        }
-        next.stage = Stage::Reaffirming { nonce };
+        next.stage = Stage::Reaffirming { nonce, promotion };
     });
     Course::Decide(Box::new(next), Why::Abandoned { node: decree.primary.clone() })
 }
 
 fn last_epoch(decree: &Decree) -> crate::decree::Epoch {
     decree.lineage.branches().last().map_or_else(Default::default, |branch| branch.epoch)
+}
+
+/// A person chose somebody, and does not want the old primary back.
+fn is_forced(scene: &Scene<'_>) -> bool {
+    matches!(scene.watch.order, Some(Order::Failover { .. }))
 }
 
 /// Nobody may be promoted now. Where the old primary itself has promised, and nobody else can come to decide it, it is
@@ -157,12 +166,13 @@ fn hold_out(scene: &Scene<'_>, missing: Missing) -> Course {
     let able = back.is_some_and(|r| !matches!(r.phase, Phase::Quarantined { .. } | Phase::Failing { .. }));
     // A candidate that gave up may never have been promoted: then it has nothing to go on with.
     let led = match &decree.stage {
-        Stage::Promoting { timeline, .. } => back.is_some_and(|r| {
-            matches!(&r.standing, Standing::Relinquished { end: Some(end), .. } if end.history.timeline == *timeline)
+        Stage::Promoting { promotion, .. } => back.is_some_and(|r| {
+            let timeline = promotion.timeline;
+            matches!(&r.standing, Standing::Relinquished { end: Some(end), .. } if end.history.timeline == timeline)
         }),
         _ => true,
     };
-    if able && led && late(scene).is_none() && scene.watch.order.is_none() {
+    if able && led && late(scene).is_none() && !is_forced(scene) {
         return reaffirm(scene);
     }
     let gate = matches!(missing, Missing::GateClosed).then(|| lease_over_in(scene)).flatten();
@@ -220,9 +230,9 @@ fn fences(scene: &Scene<'_>) -> Fences {
 fn is_failsafe_broken(scene: &Scene<'_>) -> bool {
     let decree = scene.decree;
     let promised: BTreeSet<NodeName> = scene.promised().into_iter().filter(|name| *name != decree.primary).collect();
-    let broken = match (decree.mode, &decree.stage) {
+    let broken = match (decree.mode, decree.promotion()) {
         // It leads only once it was told the rule of its promotion.
-        (CommitMode::Synchronous, Stage::Promoting { .. }) => {
+        (CommitMode::Synchronous, Some(_)) => {
             decree.joint.as_ref().is_some_and(|rule| rule.is_revoked_by(&promised, &decree.primary))
         }
         (CommitMode::Synchronous, _) => decree.rule.is_revoked_by(&promised, &decree.primary),
@@ -252,9 +262,9 @@ fn permitted(
     fences: Fences,
 ) -> Result<Permission, Missing> {
     let decree = scene.decree;
-    let ending = match &decree.stage {
-        Stage::Promoting { permission, .. } => Ending::Promoting { seal: &permission.position },
-        _ => Ending::Established,
+    let ending = match decree.promotion() {
+        Some(promotion) => Ending::Promoting { seal: &promotion.permission.position },
+        None => Ending::Established,
     };
     let mode = match decree.mode {
         CommitMode::Synchronous => Mode::Synchronous { read_fence: scene.spec.failover.read_fence },
@@ -349,7 +359,7 @@ fn decide(scene: &Scene<'_>, permission: Permission, loss: Option<&NodeName>) ->
             next.failovers.retain(|at| *at > hour_ago);
             next.failovers.push(scene.now);
         }
-        next.stage = Stage::Promoting { timeline: next.burnt, nonce, permission };
+        next.stage = Stage::Promoting { nonce, promotion: Promotion { timeline: next.burnt, permission } };
     });
     let why = match loss {
         Some(to) => Why::LossAccepted { to: to.clone() },

@@ -16,7 +16,7 @@ use scene::Scene;
 use suspect::Opinion;
 
 use crate::Timestamp;
-use crate::decree::{Decree, Member, Stage};
+use crate::decree::{Decree, Stage};
 use crate::failover::{Branch, Verdict};
 use crate::observed::{Order, Watch};
 use crate::plan::census::{Census, Membership};
@@ -138,8 +138,7 @@ fn made(scene: &Scene<'_>) -> Option<Course> {
     let next = decree.amended(|next| {
         next.stage = Stage::Established;
         next.system_id = Some(system_id);
-        let member = Member { machine: report.machine.clone(), incarnation: report.incarnation };
-        next.members.insert(next.primary.clone(), member);
+        next.members.insert(next.primary.clone(), scene.member(&decree.primary, report));
     });
     Some(Course::Decide(Box::new(next), Why::Bootstrapped))
 }
@@ -152,26 +151,26 @@ fn confirmed(scene: &Scene<'_>) -> Course {
     let Some((leading, report)) = scene.leading().filter(|leading| leading.confirmed).zip(scene.primary()) else {
         return Course::Wait(Until::MarkerConfirmed { node });
     };
-    let start = match &decree.stage {
-        Stage::Promoting { .. } => leading.start,
-        _ => None,
-    };
     let mut lineage = decree.lineage.clone();
-    if let (Stage::Promoting { timeline, .. }, Some(start)) = (&decree.stage, start) {
-        let branch = Branch { epoch: decree.reign, timeline: *timeline, start, node: node.clone() };
+    if let Some(promotion) = decree.promotion() {
+        let (timeline, under_way) = (promotion.timeline, scene.lineage());
+        let start = leading.start.or_else(|| {
+            under_way.branches().last().filter(|branch| branch.timeline == timeline).map(|branch| branch.start)
+        });
+        let Some(start) = start else { return Course::Wait(Until::MarkerConfirmed { node }) };
+        let branch = Branch { epoch: decree.reign, timeline, start, node: node.clone() };
         if !lineage.append(branch) {
             let why = format!("it says that timeline {timeline} began at {start}, before the one that it left");
             return Course::Wait(Until::NodeInOrder { node, why });
         }
     }
     let next = decree.amended(|next| {
-        if let Stage::Promoting { .. } = next.stage {
+        if next.promotion().is_some() {
             next.rule = next.joint.take().unwrap_or_else(crate::failover::Rule::alone);
         }
         next.lineage = lineage;
         next.stage = Stage::Established;
-        let member = Member { machine: report.machine.clone(), incarnation: report.incarnation };
-        next.members.insert(next.primary.clone(), member);
+        next.members.insert(next.primary.clone(), scene.member(&decree.primary, report));
     });
     Course::Decide(Box::new(next), Why::Established { node })
 }

@@ -21,7 +21,10 @@ pub(in crate::plan) fn renew(draft: &mut Draft, world: &World<'_>, record: Optio
     let (Some(report), Some(node)) = (scene.primary(), scene.node(&decree.primary)) else { return };
     let (Some(machine), Some(arrived)) = (node.machine, scene.pulse(&decree.primary).heard) else { return };
     let Some(address) = machine.address else { return };
-    let leads = report.promised == decree.reign && matches!(report.standing, Standing::Leading(_));
+    // What came back as an older state of it leads nothing (rule R17).
+    let leads = scene.stranger().is_none()
+        && report.promised == decree.reign
+        && matches!(report.standing, Standing::Leading(_));
     let still_leads = watch.leads_since.is_some() && (arrived <= watch.record_read || crate::mutant::off("R2"));
     let answered = watch.granted.is_some_and(|granted| granted.epoch == decree.reign && granted.last >= arrived);
     if leads && still_leads && !answered {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::Timestamp;
-use crate::decree::{Decree, Stage};
+use crate::decree::{Decree, Member, Stage};
 use crate::failover::lease::{Mono, Timing};
 use crate::failover::{Branch, Lineage, Position};
 use crate::names::NodeName;
@@ -88,7 +88,7 @@ impl<'a> Scene<'a> {
     }
 
     fn branch_under_way(&self) -> Option<Branch> {
-        let Stage::Promoting { timeline, .. } = &self.decree.stage else { return None };
+        let timeline = &self.decree.promotion()?.timeline;
         // Only the candidate may ever have begun it, so everybody who has it has the same one.
         let histories = self.census.nodes.values().filter_map(|node| {
             let report = node.report()?;
@@ -103,11 +103,31 @@ impl<'a> Scene<'a> {
         })
     }
 
-    /// Whether a node is one that was found to be a whole copy, and not an older state of it (rule R17).
+    /// Whether a node is one that was found to be a whole copy, and not an older state of it: in the same Machine, or on
+    /// the same volume (rule R17).
     pub(super) fn is_known(&self, name: &NodeName, report: &NodeReport) -> bool {
         self.decree.members.get(name).is_some_and(|member| {
-            crate::mutant::off("R17") || member.machine == report.machine && report.incarnation >= member.incarnation
+            let volume = self.volume(name);
+            let same = member.machine == report.machine || volume.is_some() && volume == member.volume;
+            crate::mutant::off("R17") || same && report.incarnation >= member.incarnation
         })
+    }
+
+    fn volume(&self, name: &NodeName) -> Option<String> {
+        self.node(name)?.machine?.config.as_ref()?.volume.clone()
+    }
+
+    /// A node as it is to be remembered.
+    pub(super) fn member(&self, name: &NodeName, report: &NodeReport) -> Member {
+        let known = self.decree.members.get(name).filter(|member| member.machine == report.machine);
+        let volume = self.volume(name).or_else(|| known?.volume.clone());
+        Member { machine: report.machine.clone(), volume, incarnation: report.incarnation }
+    }
+
+    /// Why the primary on record may not lead although it answers: its volume may have come back from a snapshot.
+    pub(super) fn stranger(&self) -> Option<&'a NodeReport> {
+        let begun = !matches!(self.decree.stage, Stage::Bootstrapping { .. });
+        self.primary().filter(|report| begun && !self.is_known(&self.decree.primary, report))
     }
 
     /// Everybody who has promised the epoch on record and said where its data end.
@@ -165,7 +185,7 @@ impl<'a> Scene<'a> {
         let Some(report) = self.fresh(name) else { return false };
         let Some(pg) = self.node(name).and_then(Node::running) else { return false };
         if *name == self.decree.primary {
-            return self.leading().is_some_and(|leading| leading.confirmed);
+            return self.stranger().is_none() && self.leading().is_some_and(|leading| leading.confirmed);
         }
         let streams = self.node(name).is_some_and(|node| node.streams_from(&self.decree.primary));
         let PgRole::Standby { received, replayed, .. } = &pg.role else { return false };

@@ -43,13 +43,18 @@ fn of_who_answers(scene: &Scene<'_>) -> Opinion {
     if let Phase::Quarantined { why } = &report.phase {
         return Opinion::Suspect(Suspicion::Failing { why: why.clone() });
     }
+    if scene.stranger().is_some() {
+        let why = "its volume is not the one that it led with, and may be an older state of it".to_owned();
+        return Opinion::Suspect(Suspicion::Failing { why });
+    }
     match &report.standing {
         Standing::Relinquished { .. } if settled && report.promised == decree.reign => {
             return Opinion::Suspect(Suspicion::GaveUp);
         }
-        // It has lost its data, or is another volume's node: nothing on it will ever lead again.
-        Standing::Unbound if settled && report.phase == Phase::Blank => {
-            return Opinion::Suspect(Suspicion::Failing { why: "its data are gone".to_owned() });
+        // It has lost its data, or what it had promised: nothing on it will lead by itself again.
+        Standing::Unbound | Standing::Recruited { .. } if settled => {
+            let why = if report.phase == Phase::Blank { "its data are gone" } else { "it does not know that it leads" };
+            return Opinion::Suspect(Suspicion::Failing { why: why.to_owned() });
         }
         Standing::Leading(leading) if leading.start.is_none() && matches!(decree.stage, Stage::Promoting { .. }) => {
             let late = scene.epoch_age() > PROMOTE_LIMIT;

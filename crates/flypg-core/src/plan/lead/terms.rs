@@ -67,7 +67,7 @@ fn members(scene: &Scene<'_>) -> Option<BTreeMap<NodeName, Member>> {
     let mut members: BTreeMap<NodeName, Member> = decree.members.clone();
     for name in scene.census.nodes.keys().filter(|name| scene.is_admitted(name)) {
         let Some(report) = scene.fresh(name) else { continue };
-        let now = Member { machine: report.machine.clone(), incarnation: report.incarnation };
+        let now = scene.member(name, report);
         members.insert(name.clone(), now);
     }
     let bound = |name: &NodeName| decree.rule.members().contains(name) || decree.pledgers.contains(name);

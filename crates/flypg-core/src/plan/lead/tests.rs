@@ -539,9 +539,9 @@ fn a_candidate_that_never_was_promoted_can_be_chosen_again() {
             break;
         }
     }
-    let Stage::Promoting { permission, timeline: 2, .. } = story.decree().stage.clone() else {
-        panic!("nobody was chosen: {:?}", story.decree())
-    };
+    let promotion = story.decree().promotion().cloned().unwrap_or_else(|| panic!("{:?}", story.decree()));
+    let permission = promotion.permission;
+    assert_eq!(promotion.timeline, 2);
     assert_eq!(permission.candidate, node("ord-2"));
     // Another attempt began; what it says is what it said when it was chosen.
     let again = story.decree().amended(|next| next.epoch = next.epoch.next());
@@ -557,7 +557,7 @@ fn a_candidate_that_never_was_promoted_can_be_chosen_again() {
         _ => None,
     });
     let chosen = chosen.unwrap_or_else(|| panic!("{plan:?}"));
-    assert!(matches!(chosen.stage, Stage::Promoting { timeline: 3, .. }), "{:?}", chosen.stage);
+    assert_eq!(chosen.promotion().map(|promotion| promotion.timeline), Some(3));
     assert_eq!((&chosen.primary, chosen.reign), (&node("ord-2"), epoch));
 }
 

@@ -293,7 +293,7 @@ impl World {
                 let machine = &mut self.members[member];
                 let may = machine.tenure.may_promise(&machine.ledger, Epoch(3), machine.clock(now));
                 let revision = self.revision + 1;
-                let promised = may.and_then(|()| told(&machine.ledger, 3, revision, Task::Recruit, self.profile));
+                let promised = may.and_then(|()| told(&machine.ledger, 3, revision, recruit(), self.profile));
                 if let Ok(ledger) = promised {
                     machine.is_now(ledger, now);
                     self.bag.push(Message::Promised { member });
