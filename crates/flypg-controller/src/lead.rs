@@ -223,6 +223,10 @@ impl<O: Observer, A: Actuator + 'static, W: Witness + 'static> Lead<O, A, W> {
         if self.under_way.iter().filter(about).count() >= most {
             return;
         }
+        if let Action::Renew { grant, arrived, .. } = &step.action {
+            // Before anything else is decided: from now on this call may leave at any time (rule R2).
+            self.vigil.grant(grant.epoch, *arrived);
+        }
         self.under_way.push(step.clone());
         let (actuator, witness, cluster) =
             (Arc::clone(&self.actuator), Arc::clone(&self.witness), wanted.name().clone());

@@ -9,7 +9,8 @@ use flypg_core::spec::{Durability, Profile, SnapshotPolicy};
 use flypg_machines::{Client, ClientConfig};
 use jiff::SignedDuration;
 
-use flypg_core::failover::lease::Mono;
+use flypg_core::failover::lease::{BootTime, Grant, Granted, Mono};
+use flypg_core::plan::{Risk, Why};
 
 use super::fakes::Agent;
 use super::*;
@@ -240,6 +241,50 @@ async fn every_report_of_the_primary_is_answered_without_a_platform() {
     assert!(granted.epoch == Epoch(1) && granted.last >= Mono(grants.last().unwrap().sent.0));
     let lines = std::fs::read_to_string(&rig.journal).unwrap_or_default().lines().count();
     assert!(lines <= 8, "{lines} entries");
+}
+
+/// Whose calls are begun and never get anywhere.
+struct Stalled;
+
+impl Actuator for Stalled {
+    async fn act(&self, _: &Action) -> Result<(), ActError> {
+        std::future::pending().await
+    }
+}
+
+#[tokio::test]
+async fn a_lease_is_known_here_before_its_call_has_begun() {
+    let dir = tempfile::tempdir().unwrap();
+    let vigil = Arc::new(Vigil::new(false));
+    let observer = LiveObserver {
+        fly: Client::new(ClientConfig::new(NO_API).with_token("t")).unwrap(),
+        agents: AgentClient::new().unwrap(),
+        store: Store::open(dir.path()).unwrap(),
+        master: None,
+        patience: Duration::from_secs(1),
+        settle: SignedDuration::ZERO,
+        vigil: Arc::clone(&vigil),
+    };
+    let (_wish, wish) = watch::channel(wanted());
+    let mut lead = Lead::new(wish, observer, Stalled, (), Arc::clone(&vigil), Timestamp::now, None);
+    let arrived = Mono(Duration::from_secs(7));
+    let action = Action::Renew {
+        cluster: cluster(),
+        node: node(1),
+        machine: "m1".to_owned(),
+        address: "127.0.0.1".parse().unwrap(),
+        grant: Grant {
+            epoch: Epoch(1),
+            boot: "boot-1".to_owned(),
+            sent: BootTime(Duration::from_secs(1)),
+            ttl: Duration::from_secs(4),
+        },
+        arrived,
+    };
+    lead.begin(&wanted(), Step { action, why: Why::LeaseRuns, risk: Risk::None, pauses_writes_ms: None });
+    // Nobody was given a chance to run since.
+    let granted = vigil.watch_blindly(clock::mono()).granted;
+    assert_eq!(granted, Some(Granted { epoch: Epoch(1), last: arrived }));
 }
 
 #[tokio::test]
