@@ -187,14 +187,16 @@ fn lead(decree: &Decree, system_id: &SystemId) -> Task {
     }
 }
 
-/// Every node that stays and has an address: this one's region first, then the primary's, then by name.
+/// Every node that has an address and stays, or is counted on until the rule has let it go: this one's region first, then
+/// the primary's, then by name.
 fn peers(world: &World<'_>, decree: &Decree, me: &NodeName) -> Vec<Peer> {
     // While nobody is known to lead, routers let clients wait.
     let leads = decree.system_id().is_some() && !decree.is_electing();
-    let mut peers: Vec<Peer> = world
-        .membership
-        .staying
-        .iter()
+    let leaving = world.membership.leaving.iter().map(|(name, ..)| name);
+    let counting = leaving.filter(|name| decree.counts(name) || **name == decree.primary);
+    let staying = world.membership.staying.iter();
+    let mut peers: Vec<Peer> = staying
+        .chain(counting)
         .filter_map(|name| {
             let node = world.census.get(name)?;
             let role = match () {

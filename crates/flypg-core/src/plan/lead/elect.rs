@@ -327,12 +327,8 @@ fn decide(scene: &Scene<'_>, permission: Permission, loss: Option<&NodeName>) ->
     let candidate = permission.candidate.clone();
     let nonce = nonce(scene);
     let lineage = scene.lineage();
-    let others: BTreeSet<NodeName> = permission
-        .recruits
-        .keys()
-        .filter(|name| **name != candidate && **name != decree.primary && scene.is_eligible(name))
-        .cloned()
-        .collect();
+    let others: BTreeSet<NodeName> =
+        permission.recruits.keys().filter(|name| **name != candidate && **name != decree.primary).cloned().collect();
     let rule = match decree.mode {
         CommitMode::Synchronous => terms::rule_of_a_promotion(scene, &candidate, &others),
         CommitMode::Asynchronous => Rule::alone(),
@@ -351,8 +347,8 @@ fn decide(scene: &Scene<'_>, permission: Permission, loss: Option<&NodeName>) ->
         next.lineage.authorise(next.epoch, nonce.clone());
         next.joint = (decree.mode == CommitMode::Synchronous).then_some(rule);
         if decree.mode == CommitMode::Asynchronous {
-            next.pledgers.clone_from(&others);
-            next.candidates = others;
+            next.pledgers = others.into_iter().filter(|name| scene.is_eligible(name)).collect();
+            next.candidates.clone_from(&next.pledgers);
         }
         if automatic {
             let hour_ago = scene.now.checked_sub(HOURLY.0).unwrap_or(scene.now);

@@ -21,12 +21,19 @@ const GONE_AFTER: Duration = Duration::from_secs(30);
 /// The rule for a new primary, of which `others` are known to be with it.
 pub(super) fn rule_of_a_promotion(scene: &Scene<'_>, candidate: &NodeName, others: &BTreeSet<NodeName>) -> Rule {
     let strict = scene.spec.durability != Durability::QuorumAvailable;
-    let mut members = others.clone();
-    if members.is_empty() && strict {
-        // Nothing is acknowledged before one of these is back.
-        let rest = scene.decree.members.keys().filter(|name| *name != candidate && scene.is_eligible(name));
-        members.extend(rest.cloned());
-    }
+    // Nodes that are to stay, as far as there are any; and nodes that are here before those that would have to come back
+    // before anything is acknowledged.
+    let stays = |name: &&NodeName| scene.is_eligible(name);
+    let rest = scene.decree.members.keys().filter(|name| *name != candidate && scene.matters(name));
+    let pick = |names: BTreeSet<NodeName>| (!names.is_empty()).then_some(names);
+    let here = pick(others.iter().filter(stays).cloned().collect());
+    let members = match here {
+        Some(here) => here,
+        None if !strict => BTreeSet::new(),
+        None => pick(others.clone())
+            .or_else(|| pick(rest.clone().filter(stays).cloned().collect()))
+            .unwrap_or_else(|| rest.cloned().collect()),
+    };
     let acks = Rule::acks_of(scene.spec.primary.nodes).min(members.len());
     Rule::any(acks, members).unwrap_or_else(|_| Rule::alone())
 }
