@@ -223,6 +223,10 @@ fn progress(
 ) {
     let wait = |progress| Until::Ready { node: name.clone(), progress };
     let until = match &report.phase {
+        // The record says that it leads only once its marker is safe: until then nothing is done yet.
+        Phase::Running if node.leads() && matches!(decree.stage, Stage::Bootstrapping { .. }) => {
+            Until::MarkerConfirmed { node: name.clone() }
+        }
         Phase::Running if *name == decree.primary => {
             if node.leads() {
                 return read(draft, world, name, node);

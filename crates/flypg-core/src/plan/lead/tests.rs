@@ -123,6 +123,33 @@ fn check(story: &Story, expected: Expect) {
 }
 
 #[test]
+fn the_first_node_is_waited_for_until_the_record_can_say_that_it_leads() {
+    let mut story =
+        Story { world: Observed { record: Seen::at(NOW, None), ..Observed::default() }, ..Story::of(1, "async") };
+    story.world.app = Seen::at(NOW, None);
+    let leading = |world: &Observed| {
+        let reports = world.reports.values().filter_map(Seen::known);
+        reports.filter(|report| matches!(report.standing, Standing::Leading(_))).count() == 1
+    };
+    for _ in 0..100 {
+        if leading(&story.world) {
+            break;
+        }
+        for step in &story.plan().steps {
+            plan::apply(&mut story.world, &step.action, NOW);
+        }
+        plan::settle(&mut story.world, NOW);
+    }
+    if let Standing::Leading(leading) = &mut report(&mut story.world, "ord-1").standing {
+        leading.confirmed = false;
+    }
+    assert!(matches!(story.decree().stage, Stage::Bootstrapping { .. }), "{:?}", story.decree());
+    let plan = story.plan();
+    let told: Vec<String> = plan.changes().map(render::step).chain(plan.holds.iter().map(render::hold)).collect();
+    assert_eq!(told, ["making the cluster's data: until ord-1 has confirmed that it leads"]);
+}
+
+#[test]
 fn a_cluster_of_three_comes_to_wait_for_one_standby() {
     let story = Story::of(3, "quorum");
     let decree = story.decree();
