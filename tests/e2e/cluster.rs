@@ -2,10 +2,12 @@
 
 use std::time::Duration;
 
+use flypg_core::protocol::ports::{NODE, READ_WRITE};
 use flypg_tests::fly::Fly;
 pub(crate) use flypg_tests::fly::cluster_file as file;
 use flypg_tests::patience::eventually;
 use flypg_tests::sql;
+use flypg_tests::writer::{Writer, Written};
 use serde_json::Value;
 
 /// Longer than anything takes on a busy computer; a test that needs it has failed for another reason.
@@ -60,6 +62,58 @@ impl Cluster {
         .await;
     }
 
+    /// Who leads, as the record says.
+    pub(crate) async fn primary(&self) -> String {
+        self.status().await["primary"].as_str().expect("somebody leads").to_owned()
+    }
+
+    /// Waits until everything is as the file says: so many nodes, all but one of which stream from the primary, and the
+    /// loss of any of them does no harm (if there are others). Gives who leads.
+    pub(crate) async fn healthy(&self, nodes: usize) -> String {
+        eventually(&format!("{nodes} nodes work"), LIMIT, || async {
+            let ran = self.fly.run(&["status", self.name, "-o", "json"]).await;
+            let status: Value = serde_json::from_str(&ran.stdout).map_err(|error| format!("{error}: {ran:?}"))?;
+            let is = |name: &str| {
+                let mut conditions = status["conditions"].as_array().into_iter().flatten();
+                conditions.any(|condition| condition["type"] == name && condition["status"] == true)
+            };
+            let streaming = status["nodes"].as_array().into_iter().flatten().filter(|n| n["state"] == "streaming");
+            let whole = streaming.count() + 1 == nodes && (nodes == 1 || is("HighlyAvailable"));
+            match status["primary"].as_str() {
+                Some(primary) if whole && status["ready"] == true => Ok(primary.to_owned()),
+                _ => Err(status.to_string()),
+            }
+        })
+        .await
+    }
+
+    /// A read-write door on every node.
+    pub(crate) async fn doors(&self) -> Vec<String> {
+        let machines = self.fly.machines(self.name).await;
+        machines.iter().map(|m| m["private_ip"].as_str().expect("it has an address").to_owned()).collect()
+    }
+
+    /// Writes one row after the other, through the doors of all nodes that there are now.
+    pub(crate) async fn writer(&self) -> Writer {
+        Writer::start(&self.doors().await, READ_WRITE, &self.password()).await
+    }
+
+    /// Every acknowledged row is there, at the primary and on every standby once it has replayed them.
+    pub(crate) async fn has_every_row(&self, written: &Written) {
+        let primary = self.primary().await;
+        written.check(&self.address(&primary).await, NODE, &self.password()).await;
+        let rows = self.ask(&primary, NODE, "SELECT count(*) FROM written").await.expect("it answers");
+        for node in self.nodes().await {
+            self.until(&node, NODE, "SELECT count(*) FROM written", &rows).await;
+        }
+    }
+
+    /// Something happens to the emulated Fly.
+    pub(crate) async fn befalls(&self, fault: Value) {
+        let (status, answer) = self.fly.api("POST", "/_faults", Some(fault.clone())).await;
+        assert!((200..300).contains(&status), "{fault}: {answer}");
+    }
+
     pub(crate) async fn nodes(&self) -> Vec<String> {
         let status = self.status().await;
         let names = status["nodes"].as_array().unwrap().iter().map(|n| n["node"].as_str().unwrap().to_owned());
@@ -78,6 +132,12 @@ impl Cluster {
 
     pub(crate) async fn ask(&self, node: &str, port: u16, query: &str) -> Result<String, String> {
         sql::ask(&self.address(node).await, port, &self.password(), query).await
+    }
+
+    /// Waits until a query on the door of whoever leads gives `wanted`.
+    pub(crate) async fn until_primary(&self, query: &str, wanted: &str) {
+        let primary = self.primary().await;
+        self.until(&primary, NODE, query, wanted).await;
     }
 
     /// Waits until a query on a node's door gives `wanted`.

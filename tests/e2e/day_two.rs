@@ -13,7 +13,7 @@ fn with(name: &str, parameters: &str) -> String {
 async fn parameters_follow_the_file_and_no_row_is_lost() {
     let cluster = Cluster::make("param-db", &file("param-db", 2, "")).await;
     let primary = cluster.address("ord-1").await;
-    let writer = Writer::start(&primary, READ_WRITE, &cluster.password()).await;
+    let writer = Writer::start(std::slice::from_ref(&primary), READ_WRITE, &cluster.password()).await;
     let started = "SELECT pg_postmaster_start_time()";
     let before = cluster.ask("ord-1", NODE, started).await.unwrap();
 

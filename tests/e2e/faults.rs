@@ -61,8 +61,10 @@ async fn the_emulator_restarts_and_the_cluster_is_still_there() {
     for signal in [Signal::SIGKILL, Signal::SIGTERM] {
         cluster.fly.restart_emulator(signal);
         cluster.reconcile().await;
-        cluster.until("ord-2", NODE, "SELECT id FROM kept", "7").await;
-        cluster.until("ord-1", NODE, STREAMING, "1").await;
+        for node in ["ord-1", "ord-2"] {
+            cluster.until(node, NODE, "SELECT id FROM kept", "7").await;
+        }
+        cluster.until_primary(STREAMING, "1").await;
         cluster.settles().await;
     }
 }

@@ -5,6 +5,7 @@ mod controller;
 mod crash;
 mod create;
 mod day_two;
+mod failover;
 mod faults;
 mod nodes;
 mod reach;

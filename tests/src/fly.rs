@@ -150,9 +150,17 @@ impl Fly {
         self.end_emulator(Signal::SIGTERM);
     }
 
+    /// Stops the emulator's process where it is, or lets it go on; its Machines run meanwhile.
+    pub fn signal_emulator(&self, signal: Signal) {
+        let emulator = self.emulator.as_ref().expect("it runs");
+        kill(Pid::from_raw(emulator.id() as i32), signal).expect("it runs");
+    }
+
     fn end_emulator(&mut self, signal: Signal) {
         let Some(mut child) = self.emulator.take() else { return };
         let _ = kill(Pid::from_raw(child.id() as i32), signal);
+        // One that was stopped where it is hears nothing else.
+        let _ = kill(Pid::from_raw(child.id() as i32), Signal::SIGCONT);
         let deadline = Instant::now() + Duration::from_secs(120);
         while child.try_wait().ok().flatten().is_none() {
             if Instant::now() > deadline {

@@ -8,7 +8,7 @@ use tokio::task::JoinHandle;
 
 use crate::sql;
 
-/// Writes until it is stopped, through one door, connecting again whenever it must.
+/// Writes until it is stopped, connecting again whenever it must, each time through the next of its doors.
 #[derive(Debug)]
 pub struct Writer {
     stop: Arc<AtomicBool>,
@@ -26,13 +26,14 @@ pub struct Written {
 }
 
 impl Writer {
-    /// Makes the table and begins. `host` and `port` are a read-write door.
-    pub async fn start(host: &str, port: u16, password: &str) -> Self {
+    /// Makes the table and begins. `hosts` have a read-write door each, at `port`.
+    pub async fn start(hosts: &[String], port: u16, password: &str) -> Self {
+        let host = hosts.first().expect("a door at least");
         let client = sql::connect(host, port, password).await.expect("a first session");
         client.batch_execute("CREATE TABLE IF NOT EXISTS written (id bigint PRIMARY KEY)").await.expect("a table");
         let (stop, last) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicI64::new(0)));
-        let (host, password) = (host.to_owned(), password.to_owned());
-        let task = tokio::spawn(write(host, port, password, Arc::clone(&stop), Arc::clone(&last)));
+        let (hosts, password) = (hosts.to_vec(), password.to_owned());
+        let task = tokio::spawn(write(hosts, port, password, Arc::clone(&stop), Arc::clone(&last)));
         Self { stop, last, task }
     }
 
@@ -47,12 +48,18 @@ impl Writer {
     }
 }
 
-async fn write(host: String, port: u16, password: String, stop: Arc<AtomicBool>, last: Arc<AtomicI64>) -> Written {
+async fn write(
+    hosts: Vec<String>,
+    port: u16,
+    password: String,
+    stop: Arc<AtomicBool>,
+    last: Arc<AtomicI64>,
+) -> Written {
     let mut written = Written { acknowledged: Vec::new(), longest_pause: Duration::ZERO };
     let mut since = Instant::now();
     let mut id = 0;
-    while !stop.load(Ordering::SeqCst) {
-        let Ok(client) = sql::connect(&host, port, &password).await else {
+    for host in hosts.iter().cycle().take_while(|_| !stop.load(Ordering::SeqCst)) {
+        let Ok(client) = sql::connect(host, port, &password).await else {
             tokio::time::sleep(Duration::from_millis(20)).await;
             continue;
         };
