@@ -31,7 +31,8 @@ pub struct Watch {
     pub pulses: BTreeMap<String, Pulse>,
     /// By Machine id: proof that what ran there has ended (fence F3), until its agent is heard again.
     pub stopped: BTreeMap<String, Stopped>,
-    /// The last position of the primary of this reign that anybody who may tell it has seen (rule R7).
+    /// The last position of the primary of this reign that anybody who may tell it has seen. Absent until the primary
+    /// itself was heard in it (rule R7).
     pub last_known: Option<(Epoch, Lsn)>,
     /// Whether the platform's word that a Machine has stopped is believed.
     pub proof_by_platform: bool,
@@ -146,9 +147,12 @@ impl Watch {
         if self.last_known.is_some_and(|(reign, _)| reign != decree.reign) {
             self.last_known = None;
         }
-        let seen = reports.filter_map(|report| position(decree, report)).max();
-        if let Some(lsn) = seen.max(self.last_known.map(|(_, lsn)| lsn)) {
-            self.last_known = Some((decree.reign, lsn));
+        let seen = reports.filter_map(|report| Some((position(decree, report)?, report.node == decree.primary)));
+        let seen: Vec<(Lsn, bool)> = seen.collect();
+        // What standbys have tells nothing of what they lack: before the primary itself was heard nobody knows that.
+        if self.last_known.is_some() || seen.iter().any(|(_, own)| *own) {
+            let furthest = seen.into_iter().map(|(lsn, _)| lsn).chain(self.last_known.map(|(_, lsn)| lsn)).max();
+            self.last_known = furthest.map(|lsn| (decree.reign, lsn));
         }
     }
 

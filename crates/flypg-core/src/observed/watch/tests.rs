@@ -115,6 +115,17 @@ fn the_last_position_is_of_this_reign_and_only_goes_up() {
     assert_eq!((watch.last_known, watch.epoch_since), (None, Some((Epoch(2), MS(3)))));
 }
 
+/// A controller that began to lead after the primary had gone knows of no bound to what a standby lacks.
+#[test]
+fn what_standbys_have_is_not_how_far_a_primary_came_that_was_never_heard() {
+    let mut watch = Watch::default();
+    watch.see(Some(&decree(1)), [&standby(120, "ord-1")].into_iter(), MS(1));
+    assert_eq!(watch.last_known, None);
+    watch.see(Some(&decree(1)), [&primary(500), &standby(120, "ord-1")].into_iter(), MS(2));
+    watch.see(Some(&decree(1)), [&standby(520, "ord-1")].into_iter(), MS(3));
+    assert_eq!(watch.last_known, Some((Epoch(1), Lsn(520))));
+}
+
 #[test]
 fn grants_are_remembered_for_the_newest_epoch_and_never_earlier_than_they_were() {
     let mut watch = Watch::default();
