@@ -147,14 +147,16 @@ fn task(draft: &mut Draft, world: &World<'_>, decree: &Decree, name: &NodeName, 
         .is_some_and(|pg| matches!(&pg.role, PgRole::Primary { slots, .. } if slots.contains_key(&name.slot())));
     if slot || report.assignment.is_some() {
         // Only a primary that is sure of its reign, and that others can be rewound to, is worth wiping a copy for. One
-        // that was promoted and is not sure may be waiting for just this node; what was acknowledged it has.
+        // that was promoted and is not sure may be waiting for just this node; what was acknowledged it has. Nobody else
+        // gives up a copy while that is the only other one that is known.
         let leading = primary.and_then(|n| n.report()).and_then(|report| match &report.standing {
             Standing::Leading(leading) => Some(leading),
             _ => None,
         });
         let settled = matches!(decree.stage, Stage::Established | Stage::HandingOver { .. });
         let begun = leading.and_then(|leading| leading.start);
-        let waits = decree.mode == CommitMode::Synchronous && decree.rule_told().acks() > 0 && begun.is_some();
+        let waits =
+            decree.mode == CommitMode::Synchronous && decree.rule_told().members().contains(name) && begun.is_some();
         let remake = leading.is_some_and(|leading| leading.checkpointed && (settled && leading.confirmed || waits));
         let mut lineage = decree.lineage.clone();
         if let (Some(promotion), Some(start)) = (decree.promotion(), begun) {

@@ -9,7 +9,7 @@ use crate::names::NodeName;
 use crate::plan::census::{Census, Membership, Node};
 use crate::plan::draft::Draft;
 use crate::plan::{Action, Progress, Until, Why, Work};
-use crate::protocol::{NodeReport, Phase};
+use crate::protocol::{NodeReport, Phase, Standing};
 use crate::spec::ClusterSpec;
 
 /// A record that was lost is replaced by one with an epoch that none of the lost ones can have reached.
@@ -106,7 +106,9 @@ fn adopt(
     // Only this primary may go on until it has taken up its reign: no rule is guessed.
     decree.stage = Stage::Reaffirming { nonce: nonce.clone(), promotion: None };
     decree.system_id = Some(system_id);
-    decree.burnt = timeline;
+    // Whatever anybody has was authorised once (rule R8).
+    let seen = reports.iter().flat_map(|(_, report)| timelines(report));
+    decree.burnt = seen.chain([timeline]).max().unwrap_or(timeline);
     decree.lineage = Lineage::of_history(leader, history);
     decree.lineage.authorise(epoch, nonce);
     decree.members = reports
@@ -121,4 +123,14 @@ fn adopt(
     draft
         .step(Action::Decide { cluster: spec.name.clone(), instead_of: None, decree: decree.clone() }, Why::RecordLost);
     (Verdict::Adopt { node: leader.clone() }, Some(decree))
+}
+
+/// The timelines that a node is known to have been on.
+fn timelines(report: &NodeReport) -> impl Iterator<Item = u32> {
+    let end = match &report.standing {
+        Standing::Recruited { end } | Standing::Relinquished { end, .. } => end.as_ref(),
+        Standing::Unbound | Standing::Leading(_) => None,
+    };
+    let runs = report.postgres.as_ref().map(|pg| pg.timeline);
+    end.map(|end| end.history.timeline).into_iter().chain(runs)
 }

@@ -11,7 +11,7 @@ use crate::failover::lease::{Granted, Mono};
 use crate::names::NodeName;
 use crate::observed::{Observed, Order, Pulse, Seen, Stopped};
 use crate::plan::{self, Action, Plan};
-use crate::protocol::{End, Gate, NodeReport, PgRole, Phase, Standing};
+use crate::protocol::{End, Gate, Leading, Lsn, NodeReport, PgRole, Phase, Standing, Task};
 use crate::render;
 use crate::spec::ClusterSpec;
 
@@ -548,6 +548,54 @@ fn a_primary_whose_machine_was_destroyed_is_replaced_and_comes_back_as_a_standby
           ~ ord-3 learns where the others are: so that it routes and keeps WAL
     "#]],
     );
+}
+
+/// Until the marker of a promotion is confirmed, the candidate's may be the only copy but for the old primary's.
+#[test]
+fn only_whom_an_unconfirmed_primary_waits_for_is_remade_for_it() {
+    let mut story = Story::of(3, "quorum");
+    let (id, at) = (machine(&story.world, "ord-1"), story.world.watch.now);
+    story.world.watch.stopped.insert(id, Stopped { at });
+    silent(&mut story.world, "ord-1");
+    while story.decree().promotion().is_none() {
+        for step in &story.plan().steps {
+            plan::apply(&mut story.world, &step.action, NOW);
+        }
+    }
+    let (epoch, members) = (story.decree().epoch, story.decree().rule_told().members().clone());
+    assert_eq!((&story.decree().primary, members), (&node("ord-2"), [node("ord-3")].into()));
+    let candidate = report(&mut story.world, "ord-2");
+    candidate.promised = epoch;
+    candidate.standing =
+        Standing::Leading(Leading { start: Some(Lsn(1 << 30)), checkpointed: true, ..Leading::default() });
+    back(&mut story.world, "ord-1");
+    let plan = story.plan();
+    let remakes = |name: &str| {
+        plan.steps.iter().find_map(|step| match &step.action {
+            Action::Assign { assignment, .. } if assignment.node == node(name) => match &assignment.task {
+                Task::Follow { remake, .. } => Some(*remake),
+                _ => None,
+            },
+            _ => None,
+        })
+    };
+    assert_eq!((remakes("ord-1"), remakes("ord-3")), (Some(false), Some(true)), "{plan:?}");
+}
+
+#[test]
+fn a_record_that_is_made_anew_burns_every_timeline_that_anybody_was_on() {
+    let mut story = Story::of(3, "quorum");
+    story.world.record = Seen::at(NOW, None);
+    let stray = report(&mut story.world, "ord-3");
+    let history = crate::failover::History { timeline: 5, switches: vec![], markers: vec![] };
+    stray.postgres = None;
+    stray.standing = Standing::Relinquished { clean: true, end: Some(End { history, lsn: Lsn(7) }) };
+    let plan = story.plan();
+    let anew = plan.steps.iter().find_map(|step| match &step.action {
+        Action::Decide { decree, instead_of: None, .. } => Some(decree),
+        _ => None,
+    });
+    assert_eq!(anew.map(|decree| (&decree.primary, decree.burnt)), Some((&node("ord-1"), 5)), "{plan:?}");
 }
 
 /// It went down before it was promoted, and came back: nobody else has what it has.
