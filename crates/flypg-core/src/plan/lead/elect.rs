@@ -275,23 +275,26 @@ fn permitted(
         },
     };
     let reign = Reign { primary: &decree.primary, rule: &decree.rule, joint: decree.joint.as_ref(), ending, mode };
-    let barred: BTreeSet<NodeName> = recruits.keys().filter(|name| !scene.is_eligible(name)).cloned().collect();
+    let barred = |may: &dyn Fn(&NodeName) -> bool| recruits.keys().filter(|name| !may(name)).cloned().collect();
+    // A node that is to be removed leads rather than nobody.
+    let wanted: BTreeSet<NodeName> = barred(&|name| scene.is_eligible(name));
+    let able: BTreeSet<NodeName> = barred(&|name| scene.is_able(name));
     let others: BTreeMap<NodeName, Position> =
         recruits.iter().filter(|(name, _)| **name != decree.primary).map(|(n, p)| (n.clone(), *p)).collect();
     if let Some(to) = preferred(scene) {
-        let rest: BTreeSet<NodeName> = recruits.keys().filter(|name| *name != to).cloned().collect();
-        let all = barred.union(&rest).cloned().collect();
-        if let Ok(permission) = permission(&reign, recruits, &all, fences) {
+        let rest = barred(&|name| name == to && scene.is_able(name));
+        if let Ok(permission) = permission(&reign, recruits, &rest, fences) {
             return Ok(permission);
         }
     }
-    permission(&reign, &others, &barred, fences).or_else(|_| permission(&reign, recruits, &barred, fences)).and_then(
-        |permission| match permission.candidate == decree.primary && !is_unpromoted(scene) {
+    permission(&reign, &others, &wanted, fences)
+        .or_else(|_| permission(&reign, &others, &able, fences))
+        .or_else(|_| permission(&reign, recruits, &able, fences))
+        .and_then(|permission| match permission.candidate == decree.primary && !is_unpromoted(scene) {
             // It goes on in place: that is no promotion.
             true => Err(Missing::Candidate),
             false => Ok(permission),
-        },
-    )
+        })
 }
 
 /// The one that was chosen last is still a standby, and was recruited as one: to go on it must be promoted, anew.

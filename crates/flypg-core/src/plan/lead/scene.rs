@@ -172,11 +172,14 @@ impl<'a> Scene<'a> {
         since.is_some_and(|since| self.watch.now.since(since) >= after)
     }
 
-    /// May lead: in the primary region, wanted, and with room to write.
+    /// Should lead, or be counted on, by what the file says: as [`Scene::is_able`], and not about to be removed.
     pub(super) fn is_eligible(&self, name: &NodeName) -> bool {
-        name.region == self.spec.primary.code
-            && !self.membership.leaving.iter().any(|(leaving, ..)| leaving == name)
-            && !self.fresh(name).is_some_and(|report| disk_full(report).is_some())
+        self.is_able(name) && !self.membership.leaving.iter().any(|(leaving, ..)| leaving == name)
+    }
+
+    /// Could lead: in the primary region, and with room to write.
+    pub(super) fn is_able(&self, name: &NodeName) -> bool {
+        name.region == self.spec.primary.code && !self.fresh(name).is_some_and(|report| disk_full(report).is_some())
     }
 
     /// A whole copy of the cluster as its primary leads it now: it streams from it, on its timeline, with its marker,

@@ -42,7 +42,13 @@ pub(super) fn rule_of_a_promotion(scene: &Scene<'_>, candidate: &NodeName, other
 pub(super) fn next(scene: &Scene<'_>) -> (Option<Course>, Vec<(Work, Until)>) {
     let mut holds = Vec::new();
     let decree = scene.decree;
-    let Some(leading) = scene.leading().filter(|leading| leading.confirmed) else { return (None, holds) };
+    // Also while its gate is shut because those that it must wait for are gone: all that was acknowledged it has itself,
+    // and it opens only once another rule has that too.
+    let leads = scene.node(&decree.primary).is_some_and(|node| node.leads());
+    let Some(leading) = scene.leading().filter(|_| leads) else { return (None, holds) };
+    if !leading.confirmed {
+        holds.push((Work::Rule, Until::MarkerConfirmed { node: decree.primary.clone() }));
+    }
     let told = scene.primary().is_some_and(|report| report.revision >= decree.revision);
 
     if let Some(joint) = &decree.joint {
