@@ -280,6 +280,7 @@ impl Node {
     fn is_remade(&mut self) {
         self.remade = true;
         (self.found, self.rewind_failed, self.why) = (None, None, None);
+        self.lost_wal = None;
         self.markers.clear();
         self.failed_makes.clear();
         // The files that came with them are not those that were written here.

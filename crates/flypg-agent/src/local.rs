@@ -43,6 +43,7 @@ impl Node {
             reign: self.reign_seen(),
             end: found.map(|found| found.end.clone()),
             astray: self.astray(ledger),
+            lost_wal: self.lost_wal.clone(),
             rewind_failed: self.rewind_failed(),
             stopping: self.shared.ending.is_cancelled(),
             clean: found.is_some_and(|found| found.clean),

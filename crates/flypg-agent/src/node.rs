@@ -87,6 +87,8 @@ pub struct Node {
     pub(crate) reached: Option<Lsn>,
     /// Where its data end, once nothing can be added.
     pub(crate) found: Option<Found>,
+    /// These data lack WAL that this agent has seen flushed.
+    pub(crate) lost_wal: Option<String>,
     /// Why the data cannot be rewound.
     pub(crate) rewind_failed: Option<String>,
     /// The data were just made whole again.
@@ -141,6 +143,7 @@ impl Node {
             markers: Vec::new(),
             reached: None,
             found: None,
+            lost_wal: None,
             rewind_failed: None,
             remade: false,
             answered: Instant::now(),
@@ -294,7 +297,7 @@ impl Node {
                     if sight.streams {
                         // Whatever was missing is not missing now.
                         self.postmaster.iter().for_each(|postmaster| postmaster.log.forget_stranded());
-                        (self.asked, self.no_room) = (None, false);
+                        (self.asked, self.no_room, self.lost_wal) = (None, false, None);
                     }
                     self.conf.check(&sight.waits_for);
                     let promoted = matches!(sight.role, PgRole::Primary { .. });
@@ -386,7 +389,7 @@ impl Node {
         {
             // Others may have been told of what is gone (rule R11): it answers nobody before another epoch.
             tracing::error!(%reached, found = %identity.checkpoint, "WAL that was flushed is not there any more");
-            self.why = Some(format!("the disk lost WAL that it had flushed: up to {reached}"));
+            self.lost_wal = Some(format!("the disk lost WAL that it had flushed: up to {reached}"));
             self.shared.fence();
         }
         tracing::info!("Postgres answers");

@@ -57,6 +57,9 @@ pub struct Local {
     pub end: Option<End>,
     /// Its data do not fit the lineage that it was told; `None` if they do, or nobody could tell yet.
     pub astray: Option<Astray>,
+    /// After its last start, these data lacked WAL that had been flushed, and so had been told of: why nobody may rely on
+    /// where they end (rule R11). `None` once they are a copy that streams.
+    pub lost_wal: Option<String>,
     /// The last attempts at rewinding these data failed, for this reason, since they were last whole.
     pub rewind_failed: Option<String>,
     /// The agent is to end, and Postgres with it.
@@ -90,6 +93,7 @@ impl Local {
             reign: ReignSeen::default(),
             end: None,
             astray: None,
+            lost_wal: None,
             rewind_failed: None,
             stopping: false,
             clean: false,

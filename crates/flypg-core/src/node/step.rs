@@ -22,6 +22,11 @@ pub fn next(ledger: &Ledger, local: &Local, now: Timestamp) -> NodeStep {
     {
         return rejoin::touched(ledger, upstream, local, now);
     }
+    // As a copy of somebody who has it all it may come by the rest. Anything else would go on without that, or say that
+    // this is where it ends.
+    if let (Some(why), false) = (&local.lost_wal, follows(&ledger.role)) {
+        return quarantine(local, why.clone());
+    }
     match &local.data {
         DataDir::Unusable { why } => quarantine(local, why.clone()),
         DataDir::Blank => blank(ledger, local, now),
@@ -33,6 +38,10 @@ pub fn next(ledger: &Ledger, local: &Local, now: Timestamp) -> NodeStep {
             }
         }
     }
+}
+
+fn follows(role: &LedgerRole) -> bool {
+    matches!(role, LedgerRole::Replica { .. } | LedgerRole::Rejoining { .. } | LedgerRole::Cloning { .. })
 }
 
 /// On a volume without data.

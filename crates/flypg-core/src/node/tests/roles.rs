@@ -4,6 +4,22 @@ use expect_test::expect;
 
 use super::*;
 
+/// Rule R11: the disk lied. Neither does it lead on, nor is it said where its data end, as if that were all.
+#[test]
+fn data_that_lost_what_was_told_of_count_for_nothing_until_they_are_a_copy_again() {
+    let lost = || Some("the disk lost WAL".to_owned());
+    for ledger in [promoted(), then(&promoted(), 2, hand_over()), then(&promoted(), 3, recruit()), promoting()] {
+        let running = Local { lost_wal: lost(), ..reigning() };
+        assert_eq!(next(&ledger, &running, at(0)), NodeStep::StopFast, "{}", ledger.role);
+        let stopped = Local { lost_wal: lost(), may_lead: true, ..down(complete(false, by_clone())) };
+        assert!(matches!(next(&ledger, &stopped, at(0)), NodeStep::Quarantine { .. }), "{}", ledger.role);
+    }
+    let running = Local { lost_wal: lost(), ..up(complete(true, by_clone())) };
+    assert_eq!(next(&recruited(), &running, at(0)), NodeStep::StopFast);
+    let copy = replica().made(&system()).unwrap();
+    assert_eq!(next(&copy, &running, at(0)), next(&copy, &up(complete(true, by_clone())), at(0)));
+}
+
 /// Each role of a node with whole data, on what is seen of its Postgres.
 #[test]
 fn what_every_role_does() {
