@@ -203,6 +203,10 @@ impl Vigil {
     /// last known, the agents as they were last heard.
     pub fn scene(&self, record: Seen<Option<Decree>>, watch: Watch) -> Scene {
         let notes = self.notes();
+        // Who was heard when, and what was said, are of one instant: a lease is counted from when the report arrived that
+        // it answers, and one that has arrived since the record was read is not answered yet (rule R2).
+        let Watch { pulses, stopped, granted, .. } = notes.watch.clone();
+        let watch = Watch { pulses, stopped, granted, ..watch };
         let mut observed = Observed { record, ..notes.platform.clone() };
         observed.reports =
             notes.said.iter().map(|(machine, (at, report))| (machine.clone(), Seen::at(*at, report.clone()))).collect();

@@ -1,4 +1,5 @@
 use flypg_core::decree::CommitMode;
+use flypg_core::failover::lease::BootTime;
 use flypg_core::observed::Machine;
 use flypg_core::protocol::{Phase, Standing};
 use flypg_core::spec::Profile;
@@ -58,6 +59,30 @@ fn reading(record: Option<Decree>) -> Reading {
 fn scene(vigil: &Vigil, record: Option<Decree>, now: u64) -> Scene {
     let watch = vigil.watch(&reading(record.clone()), None, MS(now), MS(now));
     vigil.scene(Seen::at(Timestamp::UNIX_EPOCH, record), watch)
+}
+
+/// The record is read first, and what is known beside it taken a moment later. A report that comes in between has its own
+/// time of arrival: with that of the one before, its lease would be counted as over too early.
+#[test]
+fn a_report_is_known_by_its_own_arrival() {
+    let vigil = Vigil::new(true);
+    let hear = |version: u64, at| {
+        let sent = BootTime(Duration::from_secs(version));
+        let report = NodeReport { sent, ..report("ord-1", "b", version) };
+        vigil.hear("m1", report, Timestamp::UNIX_EPOCH, MS(at));
+    };
+    hear(1, 10);
+    vigil.prove("m1").succeeded(MS(20));
+    let watch = vigil.watch(&reading(Some(decree())), None, MS(30), MS(30));
+    hear(2, 40);
+    vigil.grant(Epoch(1), MS(40));
+    let Scene { observed, .. } = vigil.scene(Seen::at(Timestamp::UNIX_EPOCH, Some(decree())), watch);
+    let said = observed.reports["m1"].known().unwrap();
+    assert_eq!(said.sent, BootTime(Duration::from_secs(2)));
+    assert_eq!(observed.watch.pulses["m1"].heard, Some(MS(40)));
+    assert_eq!(observed.watch.granted.map(|granted| granted.last), Some(MS(40)));
+    assert!(observed.watch.stopped.is_empty(), "it was heard since");
+    assert_eq!(observed.watch.record_read, MS(30), "so that this report is not answered by this plan");
 }
 
 async fn is_called(wait: impl Future<Output = ()>) -> bool {
