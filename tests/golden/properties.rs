@@ -310,7 +310,7 @@ fn check_forecast(spec: &ClusterSpec, world: &Observed, turns: &[Plan], leaves: 
                 assert!(!foreign.contains(id), "not ours: {step:?}");
             }
             if let Action::Decide { instead_of, .. } = &step.action {
-                assert_eq!(instead_of.as_ref(), record, "a decree must follow the one on record");
+                assert_eq!(instead_of.as_deref(), record, "a decree must follow the one on record");
             }
             let gone = match &step.action {
                 Action::StopMachine { node, .. } | Action::DestroyMachine { node, .. } => Some(node),

@@ -277,7 +277,7 @@ impl LiveActuator {
                 nothing
             }
             Action::Decide { cluster, instead_of, decree } => {
-                self.swap(cluster, instead_of.as_ref(), Some(decree)).await?;
+                self.swap(cluster, instead_of.as_deref(), Some(decree)).await?;
                 nothing
             }
             Action::Assign { machine, address, assignment } => {

@@ -58,7 +58,7 @@ fn decisions_are_told_with_their_reasons_and_failures_once() {
     decree.stage = Stage::Established;
     let electing = decree.amended(|next| next.epoch = Epoch(2));
     let suspected = Why::Suspected { node: "ord-1".parse().unwrap(), suspicion: Suspicion::Silent { missed: 3 } };
-    let decide = Action::Decide { cluster: cluster(), instead_of: Some(decree), decree: electing };
+    let decide = Action::Decide { cluster: cluster(), instead_of: Some(Box::new(decree)), decree: electing };
     let decide = step(decide, suspected);
     for _ in 0..3 {
         chronicle.ended(&cluster(), &decide, &Err(ActError::Refused(Trouble::Overtaken)), Duration::ZERO);

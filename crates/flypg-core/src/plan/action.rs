@@ -136,7 +136,7 @@ pub enum Action {
     /// Compare-and-set on the record: `decree` takes the place of exactly `instead_of`.
     Decide {
         cluster: ClusterName,
-        instead_of: Option<Decree>,
+        instead_of: Option<Box<Decree>>,
         decree: Decree,
     },
     Assign {

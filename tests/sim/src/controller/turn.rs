@@ -165,6 +165,7 @@ impl World {
                     return self.to_controller(id, 0, ControllerEvent::Act { turn });
                 }
                 let term = self.controllers[id].term;
+                let instead_of = instead_of.map(|decree| *decree);
                 return self.store(id, turn, Op::Decide { term, instead_of, decree: Box::new(decree) });
             }
             Action::Renew { node, machine, grant, arrived, .. } => {

@@ -53,7 +53,7 @@ pub(super) fn decide(
         Some(Course::Decide(next, why)) => {
             let action = Action::Decide {
                 cluster: spec.name.clone(),
-                instead_of: Some(decree.clone()),
+                instead_of: Some(Box::new(decree.clone())),
                 decree: (*next).clone(),
             };
             draft.step(action, why);

@@ -179,7 +179,7 @@ impl<'a> Scene<'a> {
 
     /// Could lead: in the primary region, and with room to write.
     pub(super) fn is_able(&self, name: &NodeName) -> bool {
-        name.region == self.spec.primary.code && !self.fresh(name).is_some_and(|report| disk_full(report).is_some())
+        name.region == self.spec.primary.code && self.fresh(name).is_none_or(|report| disk_full(report).is_none())
     }
 
     /// A whole copy of the cluster as its primary leads it now: it streams from it, on its timeline, with its marker,
