@@ -319,3 +319,28 @@ async fn a_commit_that_no_standby_has_is_not_reported_whoever_cancels_the_wait()
     eventually("it arrives after all", || async { standby.value(ports::NODE, "SELECT count(*) FROM t").await == "1" })
         .await;
 }
+
+/// A procedure that commits is not spared by `statement_timeout`, and the warning that its wait was given up goes to the
+/// server's log alone where the session wants errors only.
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "the gate reads of a cancelled wait from the warning, which any session can silence with client_min_messages"]
+async fn a_commit_that_no_standby_has_is_not_reported_to_who_wants_no_warnings() {
+    let (primary, standby, system_id) = pair();
+    let peers = [(&primary, PeerRole::Primary), (&standby, PeerRole::Standby)];
+    let rule = Rule::any(1, ["ord-2".parse().unwrap()].into()).unwrap();
+    let told = primary.assignment(lead_by(Terms { rule: rule.clone(), ..alone() }, &system_id), &peers, &[]);
+    assert_eq!(primary.put(&Assignment { revision: 2, ..told }).status, 200);
+    primary.until("the rule is in effect", |report| match &report.standing {
+        Standing::Leading(leading) => leading.rule.as_ref() == Some(&rule) && leading.gate == Gate::Open,
+        _ => false,
+    });
+    let setup = "CREATE TABLE t (n int);
+        CREATE PROCEDURE p() LANGUAGE plpgsql AS 'BEGIN INSERT INTO t VALUES (1); COMMIT; END'";
+    let client = primary.connect(ports::NODE).await.unwrap();
+    client.batch_execute(setup).await.unwrap();
+    client.batch_execute("SET statement_timeout = '1s'; SET client_min_messages = error").await.unwrap();
+    standby.signal_agent(Signal::SIGSTOP);
+    let called = client.batch_execute("CALL p()").await;
+    standby.signal_agent(Signal::SIGCONT);
+    assert!(was_cut(&called.expect_err("no standby has it")));
+}
