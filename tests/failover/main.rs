@@ -48,15 +48,22 @@ async fn main() {
         "write outage, s", "runs", "p50", "max", "min", "back, p50", "acks", "lost"
     );
     for cell in CELLS.iter().filter(|cell| cell.name.contains(&only)) {
-        let cluster = Cluster::start(cell.file).await;
         let (mut outages, mut returns, mut acks, mut lost) = (Vec::new(), Vec::new(), 0, 0);
-        for _ in 0..runs {
-            let run = cluster.run(cell.fault).await;
+        let mut cluster = None;
+        for run in 0..runs {
+            // More failovers by itself than these within a minute, and a cluster asks for a person (rule R19).
+            let on = match cluster.take().filter(|_| run % 2 == 1) {
+                Some(cluster) => cluster,
+                None => Cluster::start(cell.file).await,
+            };
+            let run = on.run(cell.fault).await;
+            cluster = Some(on);
             outages.push(run.outage);
             returns.extend(run.back);
             acks += run.acknowledged;
             lost += run.lost;
         }
+        drop(cluster);
         outages.sort();
         returns.sort();
         let seconds = |d: Option<&Duration>| d.map_or_else(|| "–".to_owned(), |d| format!("{:.2}", d.as_secs_f64()));
