@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use flypg_core::decree::{CommitMode, Decree, Epoch, Stage, SystemId};
 use flypg_core::failover::lease::BootTime;
-use flypg_core::ledger::Ledger;
+use flypg_core::ledger::{Ledger, LedgerRole};
 use flypg_core::protocol::Gate;
 use flypg_core::spec::Durability;
 
@@ -20,6 +20,13 @@ pub struct Violation {
     pub invariant: &'static str,
     pub words: String,
     pub at: Time,
+}
+
+impl Violation {
+    /// It must never happen; otherwise a cluster did not get well by itself.
+    pub fn is_dangerous(&self) -> bool {
+        self.invariant != "I16"
+    }
 }
 
 /// The furthest record that clients were told of, or shown.
@@ -46,6 +53,8 @@ pub struct Check {
     /// Why a cluster did not get well by itself, and a person is needed.
     pub held: Option<String>,
     pub settings_digest: String,
+    /// Nodes that a list of Machines once lacked: see `a_list_that_lacks_a_machine_costs_nobody_a_copy` of the tests.
+    pub unlisted: BTreeSet<usize>,
     strict: bool,
     known: Vec<Known>,
     /// The furthest of them.
@@ -70,6 +79,7 @@ impl Check {
         Self {
             violation: None,
             held: None,
+            unlisted: BTreeSet::new(),
             settings_digest: flypg_core::settings::digest(&setup.spec.postgres.parameters),
             strict: setup.spec.failover.read_fence || (setup.spec.durability == Durability::Async && !changes),
             known: Vec::new(),
@@ -312,6 +322,34 @@ impl World {
         if !recorded && !old {
             let words = format!("{} acknowledges by {:?}, which is not on record", this.name, server.loaded);
             self.violate("I7", words);
+        }
+    }
+
+    /// WAL was removed: whoever streamed from this primary, counts, and comes back finds what it needs (I15).
+    pub fn check_keeps(&mut self, node: usize, kept: usize) {
+        let (Some(record), Some(server)) = (&self.store.record, &self.nodes[node].server) else { return };
+        if record.primary != self.nodes[node].name || record.is_electing() {
+            return;
+        }
+        let Some(source) = self.nodes[node].disk.pg() else { return };
+        let misses = |other: &&crate::world::Node| {
+            let follows = other.agent.as_ref().is_some_and(|agent| {
+                matches!(&agent.ledger.role, LedgerRole::Replica { upstream, .. } if *upstream == record.primary)
+            });
+            let lacks = other.disk.pg().is_some_and(|pg| pg.flushed < kept);
+            // One that has lost what it said that it has is told from that: its slot is past what it needs.
+            let reserved = source.slots.get(&other.name.slot()).copied().flatten();
+            follows
+                && lacks
+                && reserved.is_none_or(|at| at < kept)
+                && record.members.contains_key(&other.name)
+                && server.met.contains(&other.name)
+        };
+        let excused = |at: usize| !self.setup.blames_lists && self.check.unlisted.contains(&at);
+        let found = self.nodes.iter().enumerate().find(|(at, other)| !excused(*at) && misses(other));
+        if let Some(other) = found.map(|(_, other)| other.name.clone()) {
+            let name = self.nodes[node].name.clone();
+            self.violate("I15", format!("{name} removes WAL that {other} needs"));
         }
     }
 

@@ -4,7 +4,7 @@ use flypg_core::decree::Epoch;
 use flypg_core::protocol::PeerRole;
 
 use crate::postgres::{Backend, Query};
-use crate::time::{Time, ms, secs};
+use crate::time::{Time, ms};
 use crate::world::{Event, World};
 
 #[derive(Debug, Clone)]
@@ -37,12 +37,9 @@ pub struct Client {
     pub floor: crate::check::Floor,
 }
 
-const PATIENCE: Time = secs(4);
-
 impl World {
     pub fn begin_clients(&mut self) {
-        let clients = (self.setup.nodes + 1).min(4);
-        for id in 0..clients {
+        for id in 0..self.setup.clients {
             let home = id % self.setup.nodes;
             let client =
                 Client { home, session: None, op: 0, waits: false, since: 0, floor: crate::check::Floor::default() };
@@ -61,7 +58,7 @@ impl World {
         }
         match event {
             ClientEvent::Next => self.next_statement(id),
-            ClientEvent::Done => self.rest(id, ms(30)..ms(300)),
+            ClientEvent::Done => self.rest(id, self.setup.think.clone()),
             ClientEvent::Reset => {
                 self.clients[id].session = None;
                 self.rest(id, ms(50)..ms(400));
@@ -104,7 +101,8 @@ impl World {
             let event = ClientEvent::AtGate { node: session.node, query };
             self.after(delay, Event::Client { id, op, event });
         }
-        self.after(PATIENCE, Event::Client { id, op, event: ClientEvent::TimedOut });
+        let patience = self.setup.patience[id / self.setup.nodes % 2];
+        self.after(patience, Event::Client { id, op, event: ClientEvent::TimedOut });
     }
 
     /// The router of its own node says where the primary is; now and then a client goes to some node directly.

@@ -35,6 +35,8 @@ pub struct PgData {
     pub log: Log,
     /// So many records of it survive a crash.
     pub flushed: usize,
+    /// What came before this record is not in `pg_wal` any more.
+    pub kept: usize,
     pub timeline: u32,
     /// The history files, by timeline. A stub is an empty one.
     pub histories: BTreeMap<u32, Vec<Switch>>,
@@ -46,8 +48,8 @@ pub struct PgData {
     /// A rewind has begun to overwrite it and did not come to its end.
     pub mixed: bool,
     pub conf: Conf,
-    /// Physical slots, each with where its user has come to.
-    pub slots: BTreeMap<String, usize>,
+    /// Physical slots, each with where its user has come to; `None` if it reserves nothing.
+    pub slots: BTreeMap<String, Option<usize>>,
 }
 
 /// The part of the configuration that matters.
@@ -73,6 +75,7 @@ impl PgData {
             origin: Some(Origin::Initdb { nonce: nonce.to_owned() }),
             log: Log::default(),
             flushed: 0,
+            kept: 0,
             timeline: 1,
             histories: BTreeMap::new(),
             standby_signal: false,

@@ -15,6 +15,7 @@ mod check;
 mod clients;
 mod controller;
 mod disk;
+mod family;
 mod fly;
 mod nemesis;
 mod net;
@@ -28,8 +29,9 @@ mod wal;
 mod world;
 
 pub use check::Violation;
+pub use family::FAMILIES;
 pub use setup::{Fault, Setup};
-pub use sweep::{Kill, Sweep, kill, sweep};
+pub use sweep::{Hunt, Kill, Sweep, hunt, sweep};
 pub use time::{Time, ms, secs};
 pub use world::{Outcome, World};
 
@@ -41,4 +43,14 @@ pub fn run(seed: u64) -> Outcome {
 /// The same run, with its story.
 pub fn tell(seed: u64) -> Outcome {
     World::new(Setup::draw(seed), true).run()
+}
+
+/// A run of the family of seeds that a rule is missed in most.
+pub fn run_for(rule: &str, seed: u64) -> Outcome {
+    World::new(Setup::of(rule, seed), false).run()
+}
+
+/// The same run, with its story.
+pub fn tell_for(rule: &str, seed: u64) -> Outcome {
+    World::new(Setup::of(rule, seed), true).run()
 }

@@ -5,10 +5,12 @@ use flypg_core::names::NodeName;
 use flypg_core::observed::Order;
 use flypg_core::spec::Durability;
 
+use crate::agent::AgentEvent;
 use crate::disk::{Data, Disk, PgData};
 use crate::fly::FlyEvent;
 use crate::setup::Fault;
 use crate::time::{Time, ms, secs};
+use crate::wal::What;
 use crate::world::{Event, World};
 
 #[derive(Debug, Clone)]
@@ -89,31 +91,23 @@ impl World {
         let name: NodeName = self.nodes[node].name.clone();
         let seconds = long as f64 / 1e9;
         match fault {
-            Fault::VmCrash | Fault::VmLost => {
-                self.tell(|| format!("FAULT {fault:?}: {name}"));
-                let back = if fault == Fault::VmLost { secs(15) + long } else { self.rng.within(ms(300)..ms(4_000)) };
-                if fault == Fault::VmLost {
-                    self.fly.off.push((node, self.now + back));
-                }
-                self.end_machine(node);
-                self.after(back, Event::Fly(FlyEvent::Restart { node }));
-            }
+            Fault::VmCrash | Fault::VmLost => self.begin_machine_loss(fault, node),
             Fault::PostgresCrash => {
-                self.tell(|| format!("FAULT {fault:?}: {name}"));
-                self.kill_postgres(node);
+                let alone = self.rng.chance(5_000);
+                self.tell(|| format!("FAULT the postmaster of {name} is killed{}", if alone { " alone" } else { "" }));
+                if alone { self.kill_postmaster(node) } else { self.kill_postgres(node) }
             }
             Fault::AgentPause => {
                 self.tell(|| format!("FAULT the agent of {name} stops for {seconds} s"));
-                self.nodes[node].agent_paused = until;
+                self.pause(node, Some(until), None);
             }
             Fault::PostgresPause => {
                 self.tell(|| format!("FAULT Postgres of {name} stops for {seconds} s"));
-                self.nodes[node].postgres_paused = until;
+                self.pause(node, None, Some(until));
             }
             Fault::VmPause | Fault::VmSnapshot => {
                 self.tell(|| format!("FAULT {fault:?}: {name} stops for {seconds} s"));
-                self.nodes[node].agent_paused = until;
-                self.nodes[node].postgres_paused = until;
+                self.pause(node, Some(until), Some(until));
                 if fault == Fault::VmSnapshot {
                     let now = self.now;
                     self.nodes[node].clock.stop(now);
@@ -156,6 +150,7 @@ impl World {
                 let mut list: Vec<Option<bool>> = self.nodes.iter().map(|node| Some(node.vm.is_some())).collect();
                 if self.rng.chance(4_000) {
                     list[node] = None;
+                    self.check.unlisted.insert(node);
                 }
                 self.tell(|| format!("FAULT the list of Machines is old for {seconds} s: {list:?}"));
                 self.fly.grow_stale(until, list);
@@ -189,6 +184,8 @@ impl World {
                     controller.watch.order = Some(Order::Switchover { to: to.clone() });
                 }
             }
+            Fault::PowerCut => self.cut_power(node),
+            Fault::PromotedByHand => self.promote_by_hand(node),
             Fault::Stranger => {}
             Fault::Shrink => {
                 if self.setup.spec.primary.nodes > 1 {
@@ -205,6 +202,13 @@ impl World {
                 }
             }
         }
+    }
+
+    /// A pause within a longer one changes nothing.
+    fn pause(&mut self, node: usize, agent: Option<Time>, postgres: Option<Time>) {
+        let node = &mut self.nodes[node];
+        node.agent_paused = node.agent_paused.max(agent.unwrap_or(0));
+        node.postgres_paused = node.postgres_paused.max(postgres.unwrap_or(0));
     }
 
     fn cut(&mut self, fault: Fault, node: usize, until: Time) {
@@ -244,6 +248,63 @@ impl World {
         if self.now + ms(100) < self.setup.quiet {
             self.after(ms(97), Event::Nemesis(Blow::Begin(Fault::CancelWait)));
         }
+    }
+
+    /// Every Machine ends; `last` comes back after the others.
+    fn cut_power(&mut self, last: usize) {
+        self.tell(|| "FAULT all Machines end".to_owned());
+        for node in 0..self.setup.nodes {
+            let late = if node == last { self.long() } else { 0 };
+            let back = self.rng.within(ms(300)..ms(4_000)) + late;
+            if !self.nodes[node].removed {
+                self.fly.off.push((node, self.now + back));
+                self.end_machine(node);
+                self.after(back, Event::Fly(FlyEvent::Restart { node }));
+            }
+        }
+    }
+
+    /// Somebody believes that the primary is gone, and often rightly: promotes a standby by hand, writes to it, and then
+    /// makes it a standby again. Its timeline has a number that the record may give to another one (E13, E15).
+    fn promote_by_hand(&mut self, node: usize) {
+        let primary = self.store.record.as_ref().and_then(|record| self.index_of(&record.primary));
+        let standby = |world: &World| world.nodes[node].server.as_ref().is_some_and(|s| s.is_up() && s.recovery);
+        if primary == Some(node) || !standby(self) {
+            return;
+        }
+        let name = self.nodes[node].name.clone();
+        self.tell(|| format!("FAULT a person promotes {name}, and makes it a standby again"));
+        if let Some(primary) = primary.filter(|_| self.rng.chance(6_000)) {
+            self.begin_machine_loss(Fault::VmCrash, primary);
+        }
+        self.drop_streams_of(node);
+        let count = self.rng.within(1..6);
+        let Some(timeline) = self.nodes[node].disk.pg_mut().map(PgData::switch_timeline) else { return };
+        for _ in 0..count {
+            let record = self.record(timeline, What::Noise);
+            if let Some(pg) = self.nodes[node].disk.pg_mut() {
+                pg.log.push(record);
+            }
+        }
+        if let Some(pg) = self.nodes[node].disk.pg_mut() {
+            (pg.flushed, pg.checkpoint, pg.clean) = (pg.log.len(), timeline, true);
+        }
+        self.nodes[node].server = None;
+        self.to_agent(node, ms(1), AgentEvent::PostgresEnded { crashed: false });
+    }
+
+    fn begin_machine_loss(&mut self, fault: Fault, node: usize) {
+        let name = self.nodes[node].name.clone();
+        self.tell(|| format!("FAULT {fault:?}: {name}"));
+        let back = match fault {
+            Fault::VmLost => secs(15) + self.long(),
+            _ => self.rng.within(ms(300)..ms(4_000)),
+        };
+        if fault == Fault::VmLost {
+            self.fly.off.push((node, self.now + back));
+        }
+        self.end_machine(node);
+        self.after(back, Event::Fly(FlyEvent::Restart { node }));
     }
 
     fn lose_volume(&mut self, fault: Fault, node: usize) {

@@ -1,10 +1,13 @@
 //! What one seed draws: a cluster, and which faults it will meet. Swarm testing: a run in which everything may happen
 //! at once finds less than many in which a few things happen often.
 
+use std::ops::Range;
+
 use flypg_core::spec::{self, ClusterSpec, Deletion, Durability, Profile};
 
+use crate::family::{self, FAMILIES};
 use crate::rng::Rng;
-use crate::time::{Time, secs};
+use crate::time::{Time, ms, secs};
 
 /// One kind of fault.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -13,7 +16,7 @@ pub enum Fault {
     VmCrash,
     /// A Machine ends, and stays off for long.
     VmLost,
-    /// The postmaster and all that belongs to it are killed.
+    /// The postmaster is killed, with all that belongs to it or alone.
     PostgresCrash,
     /// The agent's process stops for a while.
     AgentPause,
@@ -49,6 +52,10 @@ pub enum Fault {
     VolumeLost,
     /// A volume is replaced by an older copy of it, in another Machine.
     VolumeRestored,
+    /// All Machines end at the same instant, and come back one after the other.
+    PowerCut,
+    /// A person promotes a standby by hand, sees the mistake, and makes it a standby again.
+    PromotedByHand,
     /// A person orders a switchover.
     Switchover,
     /// A person asks for another durability.
@@ -61,7 +68,7 @@ pub enum Fault {
 
 impl Fault {
     /// What is drawn from. [`Fault::Stranger`] comes by itself: little else happens where it does.
-    pub const ALL: [Fault; 24] = [
+    pub const ALL: [Fault; 26] = [
         Fault::VmCrash,
         Fault::VmLost,
         Fault::PostgresCrash,
@@ -83,6 +90,8 @@ impl Fault {
         Fault::CancelWait,
         Fault::VolumeLost,
         Fault::VolumeRestored,
+        Fault::PowerCut,
+        Fault::PromotedByHand,
         Fault::Switchover,
         Fault::SpecChange,
         Fault::Shrink,
@@ -98,6 +107,15 @@ pub struct Setup {
     pub controllers: usize,
     /// [`Fault::VolumeRestored`] hits the primary, and nobody else.
     pub restores_primary: bool,
+    /// That WAL goes which a node needs that the list of Machines lacked is a violation, too.
+    pub blames_lists: bool,
+    /// Fly proves that a Machine is stopped.
+    pub proves: bool,
+    pub clients: usize,
+    /// How long clients wait for an answer before they give it up: those of every other round of nodes, and the rest.
+    pub patience: [Time; 2],
+    /// How long they think before they ask again.
+    pub think: Range<Time>,
     /// Which faults, each so many times.
     pub faults: Vec<(Fault, usize)>,
     /// Faults begin once the cluster is made, at this time.
@@ -110,7 +128,17 @@ pub struct Setup {
 }
 
 impl Setup {
+    /// What a seed stands for: one run in four is of the family of some rule.
     pub fn draw(seed: u64) -> Self {
+        let rng = &mut Rng::new(seed ^ 0xFA_417);
+        if rng.chance(2_500) {
+            Self::of(FAMILIES[rng.index(FAMILIES.len())], seed)
+        } else {
+            Self::swarm(seed).made_possible()
+        }
+    }
+
+    fn swarm(seed: u64) -> Self {
         let rng = &mut Rng::new(seed);
         let nodes = *rng.pick(&[1, 2, 2, 3, 3, 3, 3, 3, 4, 5]);
         let mut spec = file();
@@ -135,21 +163,6 @@ impl Setup {
         if rng.chance(150) {
             faults = vec![(Fault::Stranger, 1)];
         }
-        // One disk may be lost, not two.
-        if faults.iter().any(|(fault, _)| *fault == Fault::VolumeLost) {
-            faults.retain(|(fault, _)| *fault != Fault::VolumeRestored);
-        }
-        // A snapshot stops the clocks that leases are read on: only what needs no clock is promised then.
-        if faults.iter().any(|(fault, _)| *fault == Fault::VmSnapshot) {
-            if spec.durability == Durability::Async {
-                faults.retain(|(fault, _)| *fault != Fault::VmSnapshot);
-            } else {
-                spec.failover.read_fence = false;
-            }
-        }
-        if faults.iter().any(|(fault, _)| *fault == Fault::Shrink) {
-            spec.deletion = Deletion::Delete;
-        }
         let calm = secs(6);
         let quiet = calm + secs(rng.within(20..50));
         let heals = rng.chance(5_000);
@@ -158,13 +171,46 @@ impl Setup {
             spec,
             nodes,
             controllers: *rng.pick(&[1, 1, 2]),
-            restores_primary: false,
+            restores_primary: rng.chance(5_000),
+            blames_lists: false,
+            proves: rng.chance(8_000),
+            clients: (nodes + 1).min(4),
+            patience: [secs(4); 2],
+            think: ms(30)..ms(300),
             faults,
             calm,
             quiet,
             end: if heals { quiet + secs(60) } else { quiet + secs(8) },
             heals,
         }
+    }
+
+    /// Without what nobody promises to stand.
+    fn made_possible(mut self) -> Self {
+        let meets = |faults: &[(Fault, usize)], wanted: Fault| faults.iter().any(|(fault, _)| *fault == wanted);
+        // One disk may be lost, not two.
+        if meets(&self.faults, Fault::VolumeLost) {
+            self.faults.retain(|(fault, _)| *fault != Fault::VolumeRestored);
+        }
+        // A snapshot stops the clocks that leases are read on: only what needs no clock is promised then.
+        if meets(&self.faults, Fault::VmSnapshot) {
+            if self.spec.durability == Durability::Async {
+                self.faults.retain(|(fault, _)| *fault != Fault::VmSnapshot);
+            } else {
+                self.spec.failover.read_fence = false;
+            }
+        }
+        if meets(&self.faults, Fault::Shrink) {
+            self.spec.deletion = Deletion::Delete;
+        }
+        self
+    }
+
+    /// A run of the family of seeds that a rule is missed in most.
+    pub fn of(rule: &str, seed: u64) -> Self {
+        let mut setup = Self::swarm(seed);
+        family::adapt(&mut setup, rule);
+        setup.made_possible()
     }
 
     /// A cluster that meets no fault.

@@ -71,15 +71,25 @@ impl Sweep {
 /// How the lack of a rule was noticed.
 #[derive(Debug, Clone)]
 pub struct Kill {
-    /// The seed; it is clean while the rule is in force.
+    /// The seed, of the rule's family; it is clean while the rule is in force.
     pub seed: u64,
     pub violation: Violation,
 }
 
-/// The first of `count` seeds that goes wrong without this rule, and only without it.
-pub fn kill(rule: &str, count: u64) -> Option<Kill> {
+/// What came of looking for a seed that misses a rule.
+#[derive(Debug, Default)]
+pub struct Hunt {
+    /// The lowest of the seeds found.
+    pub kill: Option<Kill>,
+    /// Seeds that go wrong with the rule as well.
+    pub broken: Vec<(u64, Violation)>,
+}
+
+/// The first of `count` seeds of its family that goes wrong without this rule, and only without it. A rule about safety
+/// is missed only where something happens that must never happen; that a cluster does not get well counts for the others.
+pub fn hunt(rule: &str, count: u64, safety: bool) -> Hunt {
     let next = AtomicU64::new(0);
-    let found: Mutex<Option<Kill>> = Mutex::new(None);
+    let hunt = Mutex::new(Hunt::default());
     let threads = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     std::thread::scope(|scope| {
         for _ in 0..threads {
@@ -90,20 +100,23 @@ pub fn kill(rule: &str, count: u64) -> Option<Kill> {
                         break;
                     }
                     flypg_core::mutant::set(&[rule]);
-                    let outcome = crate::run(seed);
+                    let outcome = crate::run_for(rule, seed);
                     flypg_core::mutant::set(&[]);
-                    let Some(violation) = outcome.violation else { continue };
-                    if crate::run(seed).violation.is_some() {
-                        continue;
-                    }
-                    next.store(count, Ordering::Relaxed);
-                    let mut found = found.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-                    if found.as_ref().is_none_or(|known| known.seed > seed) {
-                        *found = Some(Kill { seed, violation });
+                    let Some(violation) = outcome.violation.filter(|v| !safety || v.is_dangerous()) else { continue };
+                    let with = crate::run_for(rule, seed).violation;
+                    let mut hunt = hunt.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+                    match with {
+                        Some(violation) => hunt.broken.push((seed, violation)),
+                        None => {
+                            next.store(count, Ordering::Relaxed);
+                            if hunt.kill.as_ref().is_none_or(|known| known.seed > seed) {
+                                hunt.kill = Some(Kill { seed, violation });
+                            }
+                        }
                     }
                 }
             });
         }
     });
-    found.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
+    hunt.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner)
 }

@@ -69,6 +69,17 @@ impl Log {
         self.records.push(record);
     }
 
+    /// Writes over what is there.
+    pub fn put(&mut self, at: usize, record: Record) {
+        match self.records.get_mut(at) {
+            Some(old) => {
+                *old = record;
+                self.marks.retain(|(mark, _)| *mark != at);
+            }
+            None => self.push(record),
+        }
+    }
+
     pub fn truncate(&mut self, length: usize) {
         self.records.truncate(length);
         self.marks.retain(|(at, _)| *at < length);

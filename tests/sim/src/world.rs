@@ -13,7 +13,7 @@ use crate::disk::Disk;
 use crate::fly::{Fly, FlyEvent};
 use crate::nemesis::Blow;
 use crate::net::{Net, Place};
-use crate::postgres::{Replication, Server, ServerEvent, StreamEvent};
+use crate::postgres::{Leftover, Replication, Server, ServerEvent, StreamEvent};
 use crate::rng::Rng;
 use crate::setup::Setup;
 use crate::story::Story;
@@ -32,6 +32,8 @@ pub struct Node {
     pub disk: Disk,
     pub agent: Option<Agent>,
     pub server: Option<Server>,
+    /// Processes of a Postgres whose postmaster is gone.
+    pub leftover: Option<Leftover>,
     /// Until when their processes do not run.
     pub agent_paused: Time,
     pub postgres_paused: Time,
@@ -111,6 +113,7 @@ pub enum Event {
     /// Processes of a Postgres that was thought dead write on.
     Leftover {
         node: usize,
+        number: u64,
     },
 }
 
@@ -231,6 +234,7 @@ impl World {
                 disk: Disk::default(),
                 agent: None,
                 server: None,
+                leftover: None,
                 agent_paused: 0,
                 postgres_paused: 0,
                 ended: 0,
@@ -357,7 +361,7 @@ impl World {
             Event::Client { id, op, event } => self.client_event(id, op, event),
             Event::Fly(event) => self.fly_event(event),
             Event::Nemesis(blow) => self.strike(blow),
-            Event::Leftover { node } => self.leftover_writes(node),
+            Event::Leftover { node, number } => self.leftover_writes(node, number),
             Event::Thaw { node } => {
                 let now = self.now;
                 self.nodes[node].clock.go_on(now);

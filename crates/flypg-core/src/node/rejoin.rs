@@ -53,6 +53,9 @@ pub(super) fn touched(ledger: &Ledger, upstream: &NodeName, local: &Local, now: 
         }
         _ => return NodeStep::Nothing,
     }
+    if complete && local.rewind_failed.is_some() && mutant::off("R16") {
+        return NodeStep::BecomeStandby;
+    }
     let from = upstream.clone();
     if complete && local.rewind_failed.is_none() {
         return step::unless_failing(local, now, NodeStep::Rewind { from });

@@ -17,9 +17,7 @@ pub fn next(ledger: &Ledger, local: &Local, now: Timestamp) -> NodeStep {
     if local.stopping {
         return stop_if_up(local).unwrap_or(NodeStep::Nothing);
     }
-    if let LedgerRole::Rejoining { upstream, rewinding: true, .. } = &ledger.role
-        && !mutant::off("R16")
-    {
+    if let LedgerRole::Rejoining { upstream, rewinding: true, .. } = &ledger.role {
         return rejoin::touched(ledger, upstream, local, now);
     }
     // As a copy of somebody who has it all it may come by the rest. Anything else would go on without that, or say that
@@ -76,15 +74,16 @@ fn whole(ledger: &Ledger, local: &Local, system_id: &SystemId, standby_signal: b
     // Nothing that this node was told on this Machine lets Postgres run.
     let Some(told) = &ledger.assignment else { return stop_if_up(local).unwrap_or(NodeStep::Nothing) };
     match &ledger.role {
-        LedgerRole::Blank | LedgerRole::Initialising { .. } | LedgerRole::Cloning { .. } => {
-            stop_if_up(local).unwrap_or(NodeStep::Nothing)
-        }
+        // The last one was looked at before.
+        LedgerRole::Blank
+        | LedgerRole::Initialising { .. }
+        | LedgerRole::Cloning { .. }
+        | LedgerRole::Rejoining { rewinding: true, .. } => stop_if_up(local).unwrap_or(NodeStep::Nothing),
         LedgerRole::Primary { epoch, nonce } => primary::leads(told, *epoch, nonce, local, now),
         LedgerRole::Relinquished { .. } => primary::gave_up(ledger, local, standby_signal),
         LedgerRole::Replica { upstream, .. } => standby::follows(ledger, told, upstream, local, now),
         LedgerRole::Recruited { .. } => standby::recruited(local, now),
         LedgerRole::Promoting { timeline, .. } => standby::promoted(told, *timeline, local, standby_signal, now),
-        LedgerRole::Rejoining { upstream, rewinding: true, .. } => standby::follows(ledger, told, upstream, local, now),
         LedgerRole::Rejoining { rewinding: false, .. } => rejoin::untouched(told, local, standby_signal, now),
     }
 }

@@ -6,7 +6,7 @@ use flypg_core::protocol::End;
 
 use super::{AgentEvent, Job, Then};
 use crate::disk::{Data, PgData};
-use crate::postgres::{Backend, Result};
+use crate::postgres::{Backend, Result, WAL_KEPT};
 use crate::time::{Time, ms, secs, unwall, wall};
 use crate::wal::{What, lsn};
 use crate::world::World;
@@ -119,9 +119,14 @@ impl World {
             NodeStep::Rewind { from } => {
                 self.tell(|| format!("{name}: rewinds to {from}"));
                 self.check_destroys(node, "rewinds");
+                // It looks at both histories first; then nothing is whole until it is done.
+                let begins = matches!(self.rewound(node, from), Ok(Some(_)));
                 if let Some(pg) = self.nodes[node].disk.pg_mut() {
-                    // It looks at both histories first; then nothing is whole until it is done.
                     pg.standby_signal = false;
+                    pg.mixed |= begins;
+                }
+                if let Some(agent) = self.agent(node) {
+                    agent.rewinds = begins;
                 }
             }
             NodeStep::CloneBeside { from } => {
@@ -151,7 +156,7 @@ impl World {
     fn finish_step(&mut self, node: usize, step: NodeStep, same: bool) {
         let (now, name) = (wall(self.now), self.nodes[node].name.clone());
         match step {
-            NodeStep::EndLeftover => {}
+            NodeStep::EndLeftover => self.end_leftover(node),
             NodeStep::Initdb { nonce } => {
                 let system_id = SystemId(format!("{}", 7_000_000 + self.number()));
                 self.check_initdb(node, &system_id);
@@ -194,11 +199,10 @@ impl World {
                 }
             }
             NodeStep::EnsureSlots { create, drop } => {
-                if flypg_core::mutant::off("R18") {
-                    return;
-                }
+                let keeps = !flypg_core::mutant::off("R18");
                 if let Some(pg) = self.nodes[node].disk.pg_mut().filter(|_| same) {
-                    let at = pg.flushed;
+                    // A new one reserves from the last checkpoint on; one that reserves nothing keeps nothing.
+                    let at = keeps.then(|| pg.kept.max(pg.flushed.saturating_sub(WAL_KEPT)));
                     pg.slots.retain(|slot, _| !drop.contains(slot));
                     for slot in create {
                         pg.slots.entry(slot).or_insert(at);

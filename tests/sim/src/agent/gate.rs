@@ -156,7 +156,7 @@ impl World {
         self.check_gates(node);
     }
 
-    fn answer_client(&mut self, node: usize, id: usize, op: u64, event: ClientEvent) {
+    pub(super) fn answer_client(&mut self, node: usize, id: usize, op: u64, event: ClientEvent) {
         let home = self.clients[id].home;
         if let Some(delay) = self.net.carries(node, home, &mut self.rng) {
             self.after(delay, Event::Client { id, op, event });

@@ -48,6 +48,9 @@ impl World {
             local.clean = *clean;
             local.end = Some(end.clone());
         }
+        if this.leftover.is_some() && this.server.is_none() && !flypg_core::mutant::off("R4") {
+            local.postmaster = Postmaster::Leftover;
+        }
         let Data::Complete(pg) = &this.disk.data else { return Some(local) };
         local.settings = settings(agent, pg, this.server.as_ref());
         if let Some(server) = &this.server {
@@ -66,6 +69,7 @@ impl World {
         }
         if let Some(Task::Follow { lineage, .. }) = agent.ledger.assignment.as_ref().map(|told| &told.task)
             && matches!(agent.ledger.role, LedgerRole::Replica { .. } | LedgerRole::Rejoining { .. })
+            && !flypg_core::mutant::off("R9")
         {
             local.astray = lineage.place(&pg.history(pg.flushed, &self.markers), lsn(pg.flushed)).err();
         }
@@ -199,7 +203,7 @@ impl World {
                 slots: pg
                     .slots
                     .iter()
-                    .map(|(slot, at)| (slot.clone(), lsn(pg.flushed).bytes_since(lsn(*at))))
+                    .map(|(slot, at)| (slot.clone(), lsn(pg.flushed).bytes_since(lsn(at.unwrap_or(pg.flushed)))))
                     .collect(),
                 probe: Some(Probe { took: Duration::from_millis(2), hangs: hangs.map(Duration::from_nanos) }),
             }

@@ -56,12 +56,14 @@ impl World {
 
     /// `pg_rewind` up to 15 (E16, Patroni #2073): it compares the timelines of the last checkpoints only, and where
     /// they are equal it finds nothing to do.
-    pub(super) fn finish_rewind(&mut self, node: usize, from: &NodeName) {
-        let name = self.nodes[node].name.clone();
-        let result = self.source(node, from, true).and_then(|index| {
+    pub(super) fn rewound(&self, node: usize, from: &NodeName) -> std::result::Result<Option<Box<PgData>>, String> {
+        self.source(node, from, true).and_then(|index| {
             let (Some(source), Some(target)) = (self.nodes[index].disk.pg(), self.nodes[node].disk.pg()) else {
                 return Err("there are no data".to_owned());
             };
+            if target.mixed && self.nodes[node].agent.as_ref().is_some_and(|agent| !agent.rewinds) {
+                return Err("the data are half of each".to_owned());
+            }
             if source.checkpoint == target.timeline {
                 return Ok(None);
             }
@@ -78,20 +80,20 @@ impl World {
                 return Err("no common history".to_owned());
             }
             Ok(Some(Box::new(PgData::cloned(source, from))))
-        });
-        if self.rng.chance(500)
-            && let Some(pg) = self.nodes[node].disk.pg_mut()
-        {
-            // It was cut in the middle.
-            pg.mixed = true;
-            self.tell(|| format!("{name}: the rewind is cut, its data are half of each"));
-            if let Some(agent) = self.agent(node) {
-                agent.rewind_failed = Some("cut in the middle".to_owned());
-            }
-            return;
+        })
+    }
+
+    pub(super) fn finish_rewind(&mut self, node: usize, from: &NodeName) {
+        let name = self.nodes[node].name.clone();
+        let mut result = self.rewound(node, from);
+        if let Some(agent) = self.agent(node) {
+            agent.rewinds = false;
+        }
+        if self.rng.chance(500) {
+            result = Err("it was cut in the middle".to_owned());
         }
         match result {
-            Ok(Some(copy)) if !self.nodes[node].disk.pg().is_some_and(|pg| pg.mixed) => {
+            Ok(Some(copy)) => {
                 let origin = self.nodes[node].disk.pg().and_then(|pg| pg.origin.clone());
                 self.nodes[node].disk.data = Data::Complete(Box::new(PgData { origin, ..*copy }));
                 if let Some(agent) = self.agent(node) {
@@ -105,11 +107,6 @@ impl World {
                 }
                 if let Some(agent) = self.agent(node) {
                     (agent.rewind_failed, agent.remade) = (None, true);
-                }
-            }
-            Ok(Some(_)) => {
-                if let Some(agent) = self.agent(node) {
-                    agent.rewind_failed = Some("the data are half of each".to_owned());
                 }
             }
             Err(why) => {

@@ -128,6 +128,8 @@ pub struct Agent {
     remakes: Vec<Timestamp>,
     asked: Option<(Timestamp, std::result::Result<PrimarySeen, String>)>,
     rewind_failed: Option<String>,
+    /// A rewind of this life of the agent has begun, and writes.
+    rewinds: bool,
     /// A rewind, or another copy in the place of the data, came to its end.
     remade: bool,
     quarantined: Option<String>,
@@ -222,6 +224,7 @@ impl World {
             remakes: Vec::new(),
             asked: None,
             rewind_failed: None,
+            rewinds: false,
             remade: false,
             quarantined: None,
             heard: None,
@@ -464,7 +467,7 @@ impl World {
         agent.tenure.postgres_ended();
         agent.forget_reign();
         agent.probe = None;
-        agent.in_flight.clear();
+        let in_flight = std::mem::take(&mut agent.in_flight);
         if crashed {
             agent.crashes.push(crate::time::wall(now));
             agent.crash_count += 1;
@@ -473,6 +476,9 @@ impl World {
             && !matches!(job.step, NodeStep::Clone { .. } | NodeStep::Rewind { .. } | NodeStep::Initdb { .. })
         {
             agent.job = None;
+        }
+        for (id, op) in in_flight {
+            self.answer_client(node, id, op, crate::clients::ClientEvent::Reset);
         }
         self.tell(|| format!("{name}: Postgres {}", if crashed { "has crashed" } else { "has stopped" }));
         self.news(node);

@@ -126,7 +126,7 @@ impl World {
             paused: 0,
             clock,
             term: 0,
-            watch: Watch { proof_by_platform: true, ..Watch::default() },
+            watch: Watch { proof_by_platform: self.setup.proves, ..Watch::default() },
             reports: BTreeMap::new(),
             versions: BTreeMap::new(),
             calls: BTreeMap::new(),

@@ -218,6 +218,7 @@ impl World {
     fn remove(&mut self, node: &flypg_core::names::NodeName, machine: &str) {
         let Some(index) = self.index_of(node).filter(|index| self.nodes[*index].machine == machine) else { return };
         self.check_removes(index);
+        self.check_destroys(index, "is removed");
         if !self.nodes[index].removed {
             self.tell(|| format!("{node}: is removed"));
             self.nodes[index].removed = true;

@@ -6,6 +6,9 @@ use crate::time::ms;
 use crate::wal::What;
 use crate::world::World;
 
+/// `wal_keep_size`, in records: some seconds of writes.
+pub const WAL_KEPT: usize = 60;
+
 impl World {
     pub fn server_event(&mut self, node: usize, event: ServerEvent) {
         match event {
@@ -99,10 +102,22 @@ impl World {
                 server.visible = server.visible.max(records);
             }
             self.committed(node, done, false);
+            self.remove_wal(node);
             self.send_all(node);
         }
         if more {
             self.flush_soon(node);
+        }
+    }
+
+    /// What no slot asks for goes, but for `wal_keep_size`.
+    fn remove_wal(&mut self, node: usize) {
+        let Some(pg) = self.nodes[node].disk.pg_mut() else { return };
+        let slots = pg.slots.values().copied().flatten().min().unwrap_or(usize::MAX);
+        let kept = slots.min(pg.flushed.saturating_sub(WAL_KEPT));
+        if kept > pg.kept {
+            pg.kept = kept;
+            self.check_keeps(node, kept);
         }
     }
 

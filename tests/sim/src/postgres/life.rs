@@ -1,6 +1,6 @@
 //! Starting, stopping, crashing, promoting.
 
-use super::{Backend, Phase, Server, ServerEvent};
+use super::{Backend, Leftover, Phase, Server, ServerEvent};
 use crate::agent::AgentEvent;
 use crate::disk::Conf;
 use crate::time::{Time, ms, secs};
@@ -87,10 +87,7 @@ impl World {
                 let name = self.nodes[node].name.clone();
                 self.tell(|| format!("{name}: Postgres does not stop in time and is killed"));
                 if flypg_core::mutant::off("R4") {
-                    // Only its first process: the others go on for a while (E14).
-                    for wait in [50, 400, 1_500, 4_000] {
-                        self.after(ms(wait), Event::Leftover { node });
-                    }
+                    return self.kill_postmaster(node);
                 }
                 return self.kill_postgres(node);
             }
@@ -160,18 +157,48 @@ impl World {
         Some(timeline)
     }
 
+    /// Only the first process of Postgres ends: its backends go on for a while (E14). PostgreSQL's own interlock keeps
+    /// most postmasters from starting beside them; nothing here counts on that.
+    pub fn kill_postmaster(&mut self, node: usize) {
+        let Some(writes) = self.nodes[node].server.as_ref().map(|server| server.writes()) else { return };
+        let place = self.nodes[node].disk.pg().map(|pg| (pg.log.len(), pg.timeline));
+        self.kill_postgres(node);
+        let Some((at, timeline)) = place.filter(|_| writes) else { return };
+        let number = self.number();
+        let until = self.now + self.rng.within(ms(500)..ms(6_000));
+        self.nodes[node].leftover = Some(Leftover { number, at, timeline, until });
+        self.after(ms(20), Event::Leftover { node, number });
+    }
+
     /// A backend without a postmaster writes one more record where it thinks that the log ends.
-    pub fn leftover_writes(&mut self, node: usize) {
-        let Some(timeline) = self.nodes[node].disk.pg().map(|pg| pg.timeline) else { return };
-        let record = self.record(timeline, What::Noise);
-        if let Some(pg) = self.nodes[node].disk.pg_mut() {
-            pg.log.push(record);
-            pg.flushed = pg.log.len();
+    pub fn leftover_writes(&mut self, node: usize, number: u64) {
+        let Some(leftover) = self.nodes[node].leftover.filter(|leftover| leftover.number == number) else { return };
+        if self.now > leftover.until || self.nodes[node].disk.pg().is_none() {
+            self.nodes[node].leftover = None;
+            return self.to_agent(node, ms(1), AgentEvent::News);
         }
+        let record = self.record(leftover.timeline, What::Noise);
+        let alone = self.nodes[node].server.is_none();
+        if let Some(pg) = self.nodes[node].disk.pg_mut() {
+            let at = leftover.at.min(pg.log.len());
+            pg.log.put(at, record);
+            if alone {
+                pg.flushed = pg.log.len();
+            }
+            self.nodes[node].leftover = Some(Leftover { at: at + 1, ..leftover });
+        }
+        let delay = self.rng.within(ms(20)..ms(400));
+        self.after(delay, Event::Leftover { node, number });
+    }
+
+    /// All processes that a postmaster left behind end at once.
+    pub fn end_leftover(&mut self, node: usize) {
+        self.nodes[node].leftover = None;
     }
 
     /// A crash that leaves the disk as a pulled plug does.
     pub fn end_postgres_with_machine(&mut self, node: usize) {
+        self.nodes[node].leftover = None;
         if self.nodes[node].server.take().is_some() {
             let mut rng = self.rng.clone();
             self.rng.word();

@@ -5,11 +5,12 @@ mod commit;
 mod life;
 mod stream;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use flypg_core::failover::Rule;
 use flypg_core::names::NodeName;
 
+pub use commit::WAL_KEPT;
 pub use stream::{Replication, StreamEvent};
 
 use crate::time::Time;
@@ -106,6 +107,8 @@ pub struct Server {
     pub streamed: Option<usize>,
     pub replayed: usize,
     pub senders: BTreeMap<NodeName, Sender>,
+    /// Whoever has streamed from it in this life.
+    pub met: BTreeSet<NodeName>,
     /// Not on disk yet, in the order of the log.
     pub unflushed: VecDeque<Waiter>,
     pub waiters: VecDeque<Waiter>,
@@ -143,6 +146,7 @@ impl Server {
             streamed: None,
             replayed,
             senders: BTreeMap::new(),
+            met: BTreeSet::new(),
             unflushed: VecDeque::new(),
             waiters: VecDeque::new(),
             visible: replayed,
@@ -181,6 +185,16 @@ impl Server {
         let have = self.senders.iter().filter(|(name, s)| rule.members().contains(*name) && s.flushed >= records);
         have.count() >= rule.acks()
     }
+}
+
+/// Backends that have lost their postmaster. They write on for a while, where they think that the log ends (E14).
+#[derive(Debug, Clone, Copy)]
+pub struct Leftover {
+    pub number: u64,
+    /// The place of their next record.
+    pub at: usize,
+    pub timeline: u32,
+    pub until: Time,
 }
 
 /// A stretch of the log on its way.

@@ -94,6 +94,12 @@ impl World {
         if let Some(pg) = self.nodes[node].disk.pg_mut() {
             pg.log.truncate(start);
         }
+        // The first thing that a receiver says is where it is.
+        let slot = self.nodes[node].name.slot();
+        let slots = self.nodes[from].disk.pg_mut().map(|pg| &mut pg.slots);
+        if let Some(Some(kept)) = slots.and_then(|slots| slots.get_mut(&slot)) {
+            *kept = start;
+        }
         let stream = Replication {
             from,
             from_life,
@@ -112,6 +118,7 @@ impl World {
         server.streamed = Some(start);
         let source = self.nodes[from].server.as_mut().expect("it is up");
         let sender = Sender { connection, view: source.loaded.clone(), flushed: start, paused: 0 };
+        source.met.insert(name.clone());
         let old = source.senders.insert(name.clone(), sender);
         if let Some(old) = old {
             self.drop_stream(old.connection);
@@ -134,6 +141,9 @@ impl World {
             return Err("another system".to_owned());
         }
         let start = copy.flushed;
+        if start < source.kept {
+            return Err("the WAL that it needs is removed".to_owned());
+        }
         if source.timeline == copy.timeline {
             return if start <= source.flushed {
                 Ok(())
@@ -290,7 +300,7 @@ impl World {
         let (from, to) = (stream.from, stream.to);
         let name: NodeName = self.nodes[to].name.clone();
         let Some(pg) = self.nodes[from].disk.pg_mut() else { return };
-        if let Some(kept) = pg.slots.get_mut(&name.slot()) {
+        if let Some(Some(kept)) = pg.slots.get_mut(&name.slot()) {
             *kept = flushed;
         }
         let paused = self.nodes[from].server.as_ref().and_then(|s| s.senders.get(&name)).map_or(0, |s| s.paused);

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use crate::Timestamp;
 use crate::decree::{Decree, Epoch, Member, Stage, SystemId};
 use crate::failover::{Lineage, Verdict};
+use crate::mutant;
 use crate::names::NodeName;
 use crate::plan::census::{Census, Membership, Node};
 use crate::plan::draft::Draft;
@@ -52,7 +53,8 @@ pub(super) fn begin(
     if census.nodes.is_empty() || census.nodes.values().any(waited) || !membership.joining.is_empty() {
         return (Verdict::Bootstrap { node: first }, None);
     }
-    if reports.iter().all(|(_, report)| report.phase == Phase::Blank && report.assignment.is_none()) {
+    let blank = |report: &NodeReport| report.phase == Phase::Blank || mutant::off("R15");
+    if reports.iter().all(|(_, report)| blank(report) && report.assignment.is_none()) {
         let nonce = crate::digest::short(format!("{}/{first}/{now}", spec.name).as_bytes());
         let decree = Decree::first(first.clone(), nonce, spec.durability.commit_mode(), spec.failover.profile);
         draft.step(

@@ -64,6 +64,7 @@ fn hopeless(scene: &Scene<'_>) -> Option<Missing> {
     }
     let old = Some(&decree.rule).filter(|_| decree.promotion().is_none());
     match decree.mode {
+        CommitMode::Synchronous if crate::mutant::off("F1") => None,
         CommitMode::Synchronous => old.into_iter().chain(&decree.joint).find_map(|rule| {
             let missing = || rule.members().difference(&reachable).cloned().collect();
             match rule.recruits_needed() {
@@ -230,20 +231,22 @@ fn fences(scene: &Scene<'_>) -> Fences {
 fn is_failsafe_broken(scene: &Scene<'_>) -> bool {
     let decree = scene.decree;
     let promised: BTreeSet<NodeName> = scene.promised().into_iter().filter(|name| *name != decree.primary).collect();
-    let broken = match (decree.mode, decree.promotion()) {
+    match (decree.mode, decree.promotion()) {
         // It leads only once it was told the rule of its promotion.
         (CommitMode::Synchronous, Some(_)) => {
             decree.joint.as_ref().is_some_and(|rule| rule.is_revoked_by(&promised, &decree.primary))
         }
         (CommitMode::Synchronous, _) => decree.rule.is_revoked_by(&promised, &decree.primary),
         (CommitMode::Asynchronous, _) => !decree.candidates.is_disjoint(&promised),
-    };
-    broken || crate::mutant::off("F2")
+    }
 }
 
 /// F2: how long until no lease of any controller can be valid. `None` while pledges may hold one up for ever.
 fn lease_over_in(scene: &Scene<'_>) -> Option<Duration> {
     let decree = scene.decree;
+    if crate::mutant::off("F2") {
+        return Some(Duration::ZERO);
+    }
     if !is_failsafe_broken(scene) {
         return None;
     }
