@@ -44,12 +44,14 @@ impl Goal {
             }
             Order::Failover { to, .. } => Some(to),
         };
-        if status.nodes.len() < 2 {
+        // Somebody leads and no node is listed: they cannot be seen now, which does not say that there are none. An order
+        // stands for a while, and they are looked at again meanwhile.
+        let known: Vec<String> = status.nodes.iter().map(|node| node.node.clone()).collect();
+        if known.len() == 1 {
             return Err(OrderError::Alone { cluster: cluster() });
         }
         if let Some(node) = to.map(ToString::to_string) {
-            let known: Vec<String> = status.nodes.iter().map(|node| node.node.clone()).collect();
-            if !known.contains(&node) {
+            if !known.is_empty() && !known.contains(&node) {
                 return Err(OrderError::UnknownNode { cluster: cluster(), node, known });
             }
             // A primary that was never heard of again may be the one to go on with, after an attempt that found nobody.
@@ -150,6 +152,16 @@ mod tests {
         let alone = status(Some("ord-1"), 4, "established", &three[..1]);
         assert!(matches!(refused(switchover(None), &alone), OrderError::Alone { .. }));
         assert!(Goal::of(reckless(true), &led).is_ok());
+    }
+
+    #[test]
+    fn nodes_that_cannot_be_seen_now_are_not_taken_for_absent() {
+        let unseen = status(Some("ord-1"), 4, "established", &[]);
+        for order in [switchover(None), switchover(Some("ord-2"))] {
+            assert_eq!(Goal::of(order.clone(), &unseen).map(|goal| goal.order), Ok(order));
+        }
+        let itself = Goal::of(switchover(Some("ord-1")), &unseen);
+        assert!(matches!(itself, Err(OrderError::LeadsAlready { .. })), "{itself:?}");
     }
 
     #[test]
