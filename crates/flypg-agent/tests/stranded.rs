@@ -38,7 +38,7 @@ async fn a_standby_whose_wal_is_gone_is_cloned_again() {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_room_for_two_the_old_copy_goes_first() {
     let (primary, mut standby) = (Node::started("ord-1"), Node::new("ord-2"));
-    let Some(_volume) = SmallVolume::below(&standby, 160) else { return };
+    let Some(_volume) = SmallVolume::below(&standby, 128) else { return };
     let system_id = primary.bootstrap(&LITTLE);
     standby.start();
     let peers = [(&primary, PeerRole::Primary), (&standby, PeerRole::Joining)];
