@@ -89,6 +89,15 @@ pub struct Member {
     pub incarnation: u64,
 }
 
+impl Member {
+    /// Whether what runs in `machine`, on `volume`, is what was found to be a whole copy, and not an older state of it:
+    /// in the same Machine, or on the same volume (rule R17).
+    pub fn is_same(&self, machine: &str, volume: Option<&str>, incarnation: u64) -> bool {
+        let same = self.machine == machine || volume.is_some() && volume == self.volume.as_deref();
+        crate::mutant::off("R17") || same && incarnation >= self.incarnation
+    }
+}
+
 /// Whether a commit waits for standbys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

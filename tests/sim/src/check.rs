@@ -32,7 +32,7 @@ impl Violation {
 /// The furthest record that clients were told of, or shown.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Floor {
-    last: Option<(usize, u64)>,
+    pub last: Option<(usize, u64)>,
     /// How often something was lost that may be: what was known before says nothing then.
     losses: usize,
 }
@@ -61,7 +61,7 @@ pub struct Check {
     floor: Floor,
     acknowledged: usize,
     /// The highest epoch in which anybody was answered; and in which a commit was acknowledged.
-    answered: Epoch,
+    pub answered: Epoch,
     /// Who answered last, in which life: the first answer of another one is looked at closely.
     opened: Option<(usize, u64, Epoch)>,
     leaders: BTreeMap<Epoch, usize>,
@@ -144,6 +144,12 @@ impl World {
         }
         let floor = self.clients[client].floor;
         let Some(pg) = self.nodes[node].disk.pg() else { return };
+        let marked = pg.log.markers(pg.flushed, &self.markers).iter().any(|(marked, _)| *marked == epoch);
+        let promised = self.nodes[node].agent.as_ref().map(|agent| agent.ledger.promised);
+        if !marked || promised != Some(epoch) {
+            let words = format!("{name} answers in epoch {epoch}, has promised {promised:?}, marker {marked}");
+            return self.violate("I5", words);
+        }
         match result {
             Result::Committed { at, serial, .. } => {
                 if let Some((last, known)) = self.check.floor.last
@@ -345,6 +351,9 @@ impl World {
                 && record.members.contains_key(&other.name)
                 && server.met.contains(&other.name)
         };
+        if (self.setup.spec.primary.nodes as usize) < self.nodes.len() {
+            return; // somebody is to go, and nothing is kept for it
+        }
         let excused = |at: usize| !self.setup.blames_lists && self.check.unlisted.contains(&at);
         let found = self.nodes.iter().enumerate().find(|(at, other)| !excused(*at) && misses(other));
         if let Some(other) = found.map(|(_, other)| other.name.clone()) {

@@ -7,14 +7,21 @@ use crate::setup::{Fault, Setup};
 use crate::time::{ms, secs};
 
 /// The rules that have a family of their own.
-pub const FAMILIES: [&str; 17] =
-    ["R3", "R4", "R6", "R7", "R8", "R9", "R11", "R12", "R13", "R14", "R15", "R16", "R17", "R18", "R20", "F1", "F2"];
+pub const FAMILIES: [&str; 18] = [
+    "R2", "R3", "R4", "R6", "R7", "R8", "R9", "R11", "R12", "R13", "R14", "R15", "R16", "R17", "R18", "R20", "F1", "F2",
+];
 
 /// Makes a run of the swarm one of the family of `rule`.
 pub fn adapt(setup: &mut Setup, rule: &str) {
     use Fault::*;
     let sync = Durability::Quorum;
     match rule {
+        // Controllers that stop, and go on as if they still led.
+        "R2" => {
+            cluster(setup, 3, Durability::Async);
+            (setup.controllers, setup.proves) = (2, false);
+            setup.faults = vec![(ControllerPause, 5), (AgentPause, 3), (Partition, 3), (BadNet, 2)];
+        }
         // Answers that are on their way while the lease ends, to clients who still wait for them.
         "R3" => {
             cluster(setup, 2 + setup.seed as usize % 2, Durability::Async);
@@ -79,7 +86,7 @@ pub fn adapt(setup: &mut Setup, rule: &str) {
         }
         "R17" => {
             cluster(setup, 3, sync);
-            setup.restores_primary = setup.seed % 2 == 0;
+            setup.restores_primary = setup.seed.is_multiple_of(2);
             setup.faults = vec![(VolumeRestored, 1), (AgentPause, 2), (VmCrash, 1)];
         }
         // Standbys that are away for longer than WAL is kept for nobody.
@@ -91,12 +98,12 @@ pub fn adapt(setup: &mut Setup, rule: &str) {
         // One node less, while another one leads than usual.
         "R20" => {
             cluster(setup, 3, sync);
-            setup.faults = vec![(Shrink, 2), (Switchover, 3), (VmCrash, 3), (StaleList, 1)];
+            setup.faults = vec![(Shrink, 3), (Switchover, 5), (VmLost, 2), (VmCrash, 2), (HostUnreachable, 1)];
         }
         // The primary goes together with whoever acknowledged last.
         "F1" => {
             cluster(setup, 3, sync);
-            setup.spec.failover.read_fence = setup.seed % 2 == 0;
+            setup.spec.failover.read_fence = setup.seed.is_multiple_of(2);
             setup.faults = vec![(VmLost, 4), (SenderPause, 4), (PowerCut, 1), (SlowDisk, 1)];
         }
         // A primary that nobody hears, and that answers.

@@ -19,6 +19,8 @@ mod family;
 mod fly;
 mod nemesis;
 mod net;
+#[cfg(test)]
+mod planted;
 mod postgres;
 mod rng;
 mod setup;

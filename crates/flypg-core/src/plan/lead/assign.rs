@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::decree::{CommitMode, Decree, Promotion, Stage, SystemId};
+use crate::decree::{CommitMode, Decree, Member, Promotion, Stage, SystemId};
 use crate::failover::Branch;
 use crate::names::NodeName;
 use crate::observed::Power;
@@ -136,6 +136,11 @@ fn task(draft: &mut Draft, world: &World<'_>, decree: &Decree, name: &NodeName, 
         draft.hold(work(), Until::NodeInOrder { node: name.clone(), why });
         return None;
     }
+    if leads && is_an_older_state(world, decree, name, report) {
+        let why = "its volume is not the one that it led with, and may be an older state of it".to_owned();
+        draft.hold(work(), Until::NodeInOrder { node: name.clone(), why });
+        return None;
+    }
     if leads {
         return Some(lead(decree, system_id));
     }
@@ -168,6 +173,15 @@ fn task(draft: &mut Draft, world: &World<'_>, decree: &Decree, name: &NodeName, 
     }
     draft.hold(work(), Until::PrimaryAnswers { node: decree.primary.clone() });
     None
+}
+
+/// The primary may have come back from a snapshot, and there are others that may have what it lacks: its word alone makes
+/// them promise to replace it by nobody, so it is told nothing (rule R17). One that is alone is all that there is.
+fn is_an_older_state(world: &World<'_>, decree: &Decree, name: &NodeName, report: &NodeReport) -> bool {
+    let others = decree.members.keys().any(|member| member != name);
+    let volume = world.census.get(name).and_then(|node| node.machine?.config.as_ref()?.volume.as_deref());
+    let known = |member: &Member| member.is_same(&report.machine, volume, report.incarnation);
+    others && !decree.members.get(name).is_some_and(known)
 }
 
 /// What the primary on record is told.

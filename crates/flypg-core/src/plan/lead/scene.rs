@@ -103,14 +103,12 @@ impl<'a> Scene<'a> {
         })
     }
 
-    /// Whether a node is one that was found to be a whole copy, and not an older state of it: in the same Machine, or on
-    /// the same volume (rule R17).
+    /// Whether a node is one that was found to be a whole copy, and not an older state of it (rule R17).
     pub(super) fn is_known(&self, name: &NodeName, report: &NodeReport) -> bool {
-        self.decree.members.get(name).is_some_and(|member| {
-            let volume = self.volume(name);
-            let same = member.machine == report.machine || volume.is_some() && volume == member.volume;
-            crate::mutant::off("R17") || same && report.incarnation >= member.incarnation
-        })
+        self.decree
+            .members
+            .get(name)
+            .is_some_and(|member| member.is_same(&report.machine, self.volume(name).as_deref(), report.incarnation))
     }
 
     fn volume(&self, name: &NodeName) -> Option<String> {

@@ -591,3 +591,24 @@ fn a_restart_that_was_asked_for_is_given_its_time() {
     story.then("it does not come up", restart(6));
     assert!(story.told.contains("attempt"), "{}", story.told);
 }
+
+/// Told to lead, it would be upheld by the pledges of those that have what it lacks: they follow it in the same epoch.
+#[test]
+fn a_primary_on_an_older_volume_is_told_nothing_while_there_are_others() {
+    for (nodes, durability, told) in [(3, "quorum", false), (1, "async", true)] {
+        let mut story = Story::of(nodes, durability);
+        let record = story.world.record.known_mut().and_then(Option::as_mut).expect("there is a record");
+        // No attempt is left that would end it.
+        record.failovers = vec![NOW, NOW];
+        let member = record.members.get_mut(&node("ord-1")).expect("it counts");
+        (member.machine, member.volume) = ("another".to_owned(), Some("another".to_owned()));
+        report(&mut story.world, "ord-1").assignment = None;
+        let plan = story.plan();
+        let leads = plan
+            .steps
+            .iter()
+            .any(|step| matches!(&step.action, Action::Assign { assignment, .. } if assignment.node == node("ord-1")));
+        assert_eq!(leads, told, "{nodes} nodes: {plan:?}");
+        assert!(!plan.steps.iter().any(|step| matches!(step.action, Action::Renew { .. })), "{plan:?}");
+    }
+}
