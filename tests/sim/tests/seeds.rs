@@ -113,3 +113,21 @@ fn a_list_that_lacks_a_machine_costs_nobody_a_copy() {
         assert!(outcome.violation.is_none(), "seed {seed}: {:?}", outcome.violation);
     }
 }
+
+/// Each of these once went wrong: a primary on an older volume was told to lead and lived on pledges (351, 1446), and a
+/// node that was removed was named by the rule of a later promotion (266, 1185, 1543, 1912).
+#[test]
+fn seeds_that_once_went_wrong() {
+    for seed in [351, 1446, 266, 1185, 1543, 1912] {
+        let outcome = flypg_sim::run(seed);
+        assert!(outcome.violation.is_none(), "SEED={seed}: {:?}", outcome.violation);
+    }
+}
+
+/// Asynchronous mode: how far the primary was is known only to whoever heard it last (rule R7).
+#[test]
+#[ignore = "a controller that begins to lead goes by a position that is older than the grants of the one before it"]
+fn a_new_leader_knows_no_bound_that_an_older_one_has_seen_grow() {
+    let outcome = flypg_sim::run(3_024);
+    assert!(outcome.violation.is_none(), "{:?}", outcome.violation);
+}
