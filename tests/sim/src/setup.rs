@@ -194,6 +194,7 @@ impl Setup {
         }
         // A snapshot stops the clocks that leases are read on: only what needs no clock is promised then.
         if meets(&self.faults, Fault::VmSnapshot) {
+            self.faults.retain(|(fault, _)| *fault != Fault::SpecChange);
             if self.spec.durability == Durability::Async {
                 self.faults.retain(|(fault, _)| *fault != Fault::VmSnapshot);
             } else {
