@@ -44,9 +44,14 @@ impl Cluster {
         self.fly.ok(&["reconcile", "-f", &self.path]).await;
     }
 
-    /// Exit code of a dry run: 0 nothing to do, 2 changes pending.
+    /// Exit code of a dry run: 0 nothing to do, 2 changes pending. What is pending is printed, for a test that fails.
+    #[expect(clippy::print_stderr, reason = "a test that fails says what it saw")]
     pub(crate) async fn pending(&self) -> i32 {
-        self.fly.run(&["reconcile", "-f", &self.path, "--dry-run", "--exit-code"]).await.code
+        let ran = self.fly.run(&["reconcile", "-f", &self.path, "--dry-run", "--exit-code"]).await;
+        if ran.code != 0 {
+            eprintln!("{}{}", ran.stdout, ran.stderr);
+        }
+        ran.code
     }
 
     pub(crate) async fn status(&self) -> Value {
