@@ -1,6 +1,7 @@
 //! Nodes come and go: volumes and Machines are made, started, stopped and destroyed.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use crate::failover::{Copies, Keep};
 use crate::names::NodeName;
@@ -9,6 +10,9 @@ use crate::plan::draft::Draft;
 use crate::plan::{Action, MachineSpec, Risk, Subject, Until, Why, Work, World, found};
 use crate::protocol::env;
 use crate::spec::{ClusterSpec, Deletion};
+
+/// A report of the primary that is older does not tell that its copy is good.
+const SEEN_LATELY: Duration = Duration::from_secs(5);
 
 /// Makes the nodes that are missing, and starts the ones that do not run.
 pub(super) fn launch(draft: &mut Draft, world: &World<'_>, observed: &Observed) {
@@ -134,7 +138,13 @@ pub(super) fn remove(draft: &mut Draft, world: &World<'_>) {
 
 fn copies<'a>(world: &World<'a>) -> Copies<'a> {
     let primary = world.decree.and_then(|d| world.census.get(&d.primary));
-    Copies { decree: world.decree, primary_runs: primary.is_some_and(|n| n.is_sure()) }
+    // What a controller heard before it stood still for a while says nothing about now (protocol I8: seen < 5 s ago).
+    let heard = |machine: &Machine| world.watch.pulses.get(&machine.id).and_then(|pulse| pulse.heard);
+    let lately = primary
+        .and_then(|node| node.machine)
+        .and_then(heard)
+        .is_none_or(|heard| world.watch.now.since(heard) < SEEN_LATELY);
+    Copies { decree: world.decree, primary_runs: lately && primary.is_some_and(|n| n.is_sure()) }
 }
 
 /// The next act of a clean removal: stop, wait, destroy.

@@ -334,8 +334,9 @@ fn each_rule_is_missed() {
     assert_eq!(next(&promoting(), &local, at(0)), NodeStep::Promote { timeline: 3, burnt: vec![] });
     crate::mutant::set(&["R16"]);
     let touched = rejoining(true).rewinding().unwrap();
-    let half = down(complete(false, by_clone()));
-    assert_eq!(next(&touched, &half, at(0)), NodeStep::StartPostgres { standby: true });
+    let cut = Some("it was cut".to_owned());
+    let half = Local { rewind_failed: cut, ..down(complete(false, by_clone())) };
+    assert_eq!(next(&touched, &half, at(0)), NodeStep::BecomeStandby, "on data that are not whole");
     crate::mutant::set(&["R15"]);
     let theirs = down(complete(false, Some(Origin::Initdb { nonce: "another".to_owned() })));
     assert_eq!(next(&primary(), &theirs, at(0)), NodeStep::RecordMade { system_id: system() });

@@ -1,5 +1,6 @@
 //! Planner transcripts: a cluster, what happens to it, and every turn that follows.
 
+mod busy;
 mod loss;
 
 use std::time::Duration;
@@ -555,41 +556,6 @@ fn a_candidate_that_never_was_promoted_can_be_chosen_again() {
     let chosen = chosen.unwrap_or_else(|| panic!("{plan:?}"));
     assert_eq!(chosen.promotion().map(|promotion| promotion.timeline), Some(3));
     assert_eq!((&chosen.primary, chosen.reign), (&node("ord-2"), epoch));
-}
-
-/// Ensuring roles after a promotion once looked like a crash, and cost another failover.
-#[test]
-fn a_primary_that_answers_is_not_suspected_of_what_its_agent_is_busy_with() {
-    let mut story = Story::of(3, "quorum");
-    for name in ["ord-2", "ord-3"] {
-        report(&mut story.world, name).primary_heard = Some(Duration::ZERO);
-    }
-    story.then("ord-1 looks after its roles", |world| report(world, "ord-1").phase = Phase::Starting);
-    assert!(!story.told.contains("attempt"), "{}", story.told);
-}
-
-#[test]
-fn a_restart_that_was_asked_for_is_given_its_time() {
-    let mut story = Story::of(3, "quorum");
-    for name in ["ord-2", "ord-3"] {
-        report(&mut story.world, name).primary_heard = Some(Duration::ZERO);
-    }
-    let restart = |seconds: u64| {
-        move |world: &mut Observed| {
-            let id = machine(world, "ord-1");
-            let now = world.watch.now;
-            let report = report(world, "ord-1");
-            let ran = Some((report.incarnation, report.crashes));
-            report.phase = Phase::Starting;
-            report.postgres = None;
-            let down_since = Some(Mono(now.0 - Duration::from_secs(seconds)));
-            world.watch.pulses.insert(id, Pulse { heard: Some(now), ran, down_since, ..Pulse::default() });
-        }
-    };
-    story.then("ord-1 restarts Postgres, as it was asked to", restart(1));
-    assert!(!story.told.contains("attempt"), "{}", story.told);
-    story.then("it does not come up", restart(6));
-    assert!(story.told.contains("attempt"), "{}", story.told);
 }
 
 /// Told to lead, it would be upheld by the pledges of those that have what it lacks: they follow it in the same epoch.
