@@ -417,6 +417,11 @@ async fn a_primary_that_does_not_stop_is_killed_whole_and_rewound_all_the_same()
 async fn a_rule_is_in_effect_only_without_walsenders_of_before() {
     let mut cluster = Cluster::synchronous();
     let primary = &cluster.nodes[ONE];
+    // The rule before was brought into effect by ending them, one after the other.
+    primary.until("both stream", |report| {
+        let role = report.postgres.as_ref().map(|pg| &pg.role);
+        matches!(role, Some(PgRole::Primary { replicas, .. }) if replicas.iter().filter(|r| r.state == "streaming").count() == 2)
+    });
     let pids = "SELECT string_agg(pid::text, ' ' ORDER BY pid) FROM pg_stat_replication";
     let of = |text: String| text.split(' ').map(str::to_owned).collect::<BTreeSet<_>>();
     let before = of(primary.value(ports::NODE, pids).await);
