@@ -9,7 +9,7 @@ use flypg_machines::{
     BODY_KEPT, Cause, Client, ClientConfig, Error, Limits, Page, Reason, Removal, Request, apps, machines, orgs,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 
 use crate::server::{Answer, Server};
 
@@ -99,8 +99,10 @@ async fn without_time_nothing_is_sent() {
 
 #[tokio::test]
 async fn nobody_listening_means_that_nothing_happened() {
-    let port = TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap().port();
-    let client = Client::new(ClientConfig::new(format!("http://127.0.0.1:{port}"))).unwrap();
+    // Bound for as long as it is needed, so that nobody else is given the port, and not listening.
+    let held = TcpSocket::new_v4().unwrap();
+    held.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let client = Client::new(ClientConfig::new(format!("http://{}", held.local_addr().unwrap()))).unwrap();
     let error = client.send_within(create(), Duration::from_secs(2)).await.unwrap_err();
     assert!(matches!(error, Error::NotDone { cause: Cause::Connect, .. }), "{error:?}");
     assert!(error.exchange().attempts > 1 && !error.may_have_happened());
