@@ -109,30 +109,7 @@ fn growing((first, most): (Duration, Duration), times: u32) -> Duration {
 /// Nothing that is waited for shows on the platform.
 fn agents_will_tell(holds: &[Hold], elsewhere: bool) -> bool {
     let mut waits = holds.iter().filter(|hold| hold.until.is_wait()).peekable();
-    (elsewhere || waits.peek().is_some())
-        && waits.all(|hold| {
-            matches!(
-                hold.until,
-                Until::AgentAnswers { .. }
-                    | Until::Ready { .. }
-                    | Until::Bootstrapped { .. }
-                    | Until::Streams { .. }
-                    | Until::PrimaryAnswers { .. }
-                    | Until::ParametersRead { .. }
-                    | Until::Recruited { .. }
-                    | Until::Promotable { .. }
-                    | Until::LeaseOver { .. }
-                    | Until::PledgeOver { .. }
-                    | Until::PrimaryHeard { .. }
-                    | Until::MarkerConfirmed { .. }
-                    | Until::RuleInEffect { .. }
-                    | Until::MembersReady { .. }
-                    | Until::CaughtUp { .. }
-                    | Until::HandedOver { .. }
-                    | Until::LongLeaseOver { .. }
-                    | Until::After { .. }
-            )
-        })
+    (elsewhere || waits.peek().is_some()) && waits.all(|hold| !hold.until.shows_on_platform())
 }
 
 #[cfg(test)]

@@ -189,6 +189,16 @@ pub struct NodeReport {
     pub crashes: u32,
 }
 
+impl NodeReport {
+    /// How far it has come with leading, if it leads or is to.
+    pub fn leading(&self) -> Option<&Leading> {
+        match &self.standing {
+            Standing::Leading(leading) => Some(leading),
+            Standing::Unbound | Standing::Recruited { .. } | Standing::Relinquished { .. } => None,
+        }
+    }
+}
+
 /// What a node has promised, and how far it has come with that.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "is")]

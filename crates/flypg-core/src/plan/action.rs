@@ -550,6 +550,13 @@ impl Until {
     }
 }
 
+impl Until {
+    /// A wait that a look at the platform ends; what else is waited for, the agents tell.
+    pub fn shows_on_platform(&self) -> bool {
+        matches!(self, Until::Readable { .. } | Until::Confirmed { .. } | Until::MachineSettled { .. })
+    }
+}
+
 /// What is read from the platform.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::decree::Decree;
 use crate::names::{NodeName, Region};
 use crate::observed::{Machine, Power, Seen, Unknown, Volume};
-use crate::protocol::{NodeReport, PgReport, PgRole, Phase, Standing};
+use crate::protocol::{NodeReport, PgReport, PgRole, Phase};
 use crate::settings;
 use crate::spec::{ClusterSpec, RegionSpec};
 
@@ -53,8 +53,7 @@ impl<'a> Node<'a> {
 
     /// It leads, and what it has is as safe as its rule makes it.
     pub(super) fn is_sure(&self) -> bool {
-        let standing = self.report().map(|report| &report.standing);
-        self.leads() && matches!(standing, Some(Standing::Leading(leading)) if leading.confirmed)
+        self.leads() && self.report().and_then(NodeReport::leading).is_some_and(|leading| leading.confirmed)
     }
 
     /// True if it is a standby that streams from `primary` now.

@@ -8,7 +8,7 @@ use crate::decree::{CommitMode, Decree, Stage};
 use crate::failover::Survives;
 use crate::names::NodeName;
 use crate::observed::{Observed, Seen};
-use crate::protocol::{Gate, NodeReport, PgRole, Phase, Standing};
+use crate::protocol::{Gate, NodeReport, PgRole, Phase};
 use crate::render;
 use crate::spec::ClusterSpec;
 
@@ -47,10 +47,7 @@ pub(super) fn of(spec: &ClusterSpec, observed: &Observed, decree: &Decree) -> Le
         CommitMode::Synchronous => "synchronous",
         CommitMode::Asynchronous => "asynchronous",
     };
-    let leading = said(observed, &decree.primary).and_then(|report| match &report.standing {
-        Standing::Leading(leading) => Some(leading),
-        _ => None,
-    });
+    let leading = said(observed, &decree.primary).and_then(NodeReport::leading);
     Leadership {
         reign: decree.reign.0,
         stage: stage.to_owned(),

@@ -6,6 +6,7 @@ pub(crate) mod emulator;
 pub(crate) mod events;
 mod files;
 pub(crate) mod generate;
+mod keeper;
 pub(crate) mod order;
 pub(crate) mod reconcile;
 pub(crate) mod replay;

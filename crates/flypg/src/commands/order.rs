@@ -4,14 +4,12 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use flypg_controller::keeper::Keeper;
-use flypg_controller::lead::Heart;
+use flypg_controller::clock;
 use flypg_controller::orders::Goal;
 use flypg_controller::status::status_of;
 use flypg_controller::store::{Holder, Records, StateLock, Store, holder};
 use flypg_controller::turn::Wanted;
 use flypg_controller::vigil::{ORDER_STANDS, Vigil};
-use flypg_controller::{clock, journal::Journal};
 use flypg_core::Timestamp;
 use flypg_core::names::{ClusterName, NodeName};
 use flypg_core::observed::Order;
@@ -20,11 +18,12 @@ use reqwest::StatusCode;
 use serde::Deserialize;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::keeper::keeper;
 use super::status::{chosen, parse_name};
 use crate::cli::{Failover, Switchover};
 use crate::error::{CliError, Exit};
 use crate::progress::Progress;
-use crate::settings::{Settings, actuator, controller_token};
+use crate::settings::{Settings, controller_token};
 use crate::signals;
 use crate::terminal::Terminal;
 
@@ -180,21 +179,7 @@ async fn carry_out(
             .map(|known| known.spec)
             .ok_or(CliError::UnknownCluster { name: cluster.to_string(), known: Vec::new() })?,
     );
-    let journal = Journal::open(&settings.state.join("journal"), cluster).ok().map(|j| Arc::new(j.into()));
-    let witness = settings.chronicle(cluster, Arc::clone(&progress));
-    let heart = Heart::start(
-        wanted.clone(),
-        observer.clone(),
-        actuator(&observer),
-        &master,
-        Arc::clone(&witness),
-        journal.clone(),
-    );
-    let hands = actuator(&observer);
-    let mut keeper = Keeper::new(wanted.clone(), observer, hands, witness, Timestamp::now).with_heart(heart);
-    if let Some(journal) = journal {
-        keeper = keeper.with_journal(journal);
-    }
+    let mut keeper = keeper(settings, &master, wanted.clone(), observer, &progress);
     let carried_out = async {
         let begun = Instant::now();
         let mut goal = None;

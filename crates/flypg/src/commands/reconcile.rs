@@ -1,15 +1,12 @@
 use std::fmt::Write;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use flypg_controller::act::{ActError, LiveActuator};
-use flypg_controller::journal::Journal;
-use flypg_controller::keeper::Keeper;
-use flypg_controller::lead::Heart;
-use flypg_controller::observe::{LiveObserver, Observer};
+use flypg_controller::act::ActError;
+use flypg_controller::observe::Observer;
 use flypg_controller::source::Wishes;
 use flypg_controller::store::{Holder, StateLock, Store};
-use flypg_controller::turn::{Turn, Wanted, Witness};
+use flypg_controller::turn::{Turn, Wanted};
 use flypg_controller::vigil::Vigils;
 use flypg_controller::words::chain;
 use flypg_core::Timestamp;
@@ -21,11 +18,12 @@ use flypg_core::status::{generation, status};
 use futures::future::{join_all, try_join_all};
 use tokio::time::{Instant, timeout_at};
 
+use super::keeper::{CliKeeper, keeper};
 use super::{files, unseen, unwatched};
 use crate::cli::{PlanFormat, Reconcile};
 use crate::error::{CliError, Exit, Words};
 use crate::progress::Progress;
-use crate::settings::{Settings, actuator};
+use crate::settings::Settings;
 use crate::signals;
 use crate::terminal::Terminal;
 
@@ -127,23 +125,7 @@ async fn reconcile(
     let vigils = Vigils::new(settings.believes_platform());
     let keepers = wanted.into_iter().map(|(cluster, wanted)| {
         let observer = observer.of(vigils.of(&cluster));
-        let journal = Journal::open(&settings.state.join("journal"), &cluster)
-            .inspect_err(|error| tracing::warn!(error = chain(error), "turns are not written down"));
-        let journal = journal.ok().map(|journal| Arc::new(Mutex::new(journal)));
-        let witness = settings.chronicle(&cluster, Arc::clone(&progress));
-        let heart = Heart::start(
-            wanted.clone(),
-            observer.clone(),
-            actuator(&observer),
-            &master,
-            Arc::clone(&witness),
-            journal.clone(),
-        );
-        let hands = actuator(&observer);
-        let mut keeper = Keeper::new(wanted, observer, hands, witness, Timestamp::now).with_heart(heart);
-        if let Some(journal) = journal {
-            keeper = keeper.with_journal(journal);
-        }
+        let keeper = keeper(settings, &master, wanted, observer, &progress);
         keep(cluster, keeper, deadline, &store, &progress)
     });
     let kept = tokio::select! {
@@ -183,8 +165,6 @@ struct Failure {
     error: String,
     suggestion: Option<&'static str>,
 }
-
-type CliKeeper = Keeper<LiveObserver, LiveActuator, Arc<dyn Witness>>;
 
 async fn keep(
     cluster: ClusterName,

@@ -85,48 +85,17 @@ pub struct Controller {
     pub last_plan: Option<Plan>,
 }
 
-impl World {
-    pub fn begin_controllers(&mut self) {
-        for id in 0..self.setup.controllers {
-            let controller = Controller {
-                id,
-                life: 0,
-                up: false,
-                paused: 0,
-                clock: Clock::new(0, 0, 0),
-                term: 0,
-                watch: Watch::default(),
-                reports: BTreeMap::new(),
-                versions: BTreeMap::new(),
-                calls: BTreeMap::new(),
-                turn: None,
-                again: false,
-                began: Mono::default(),
-                actions: VecDeque::new(),
-                cached: None,
-                proving: BTreeMap::new(),
-                ordered: 0,
-                last_plan: None,
-            };
-            self.controllers.push(controller);
-            self.start_controller(id);
-        }
-    }
-
-    pub fn start_controller(&mut self, id: usize) {
-        let life = self.number();
-        let gain = self.rng.within(0..2_000_000) as i64 - 1_000_000;
-        let clock = Clock::new(self.now, ms(1_000), gain);
-        let Controller { .. } = &self.controllers[id];
-        let last_plan = self.controllers[id].last_plan.take();
-        self.controllers[id] = Controller {
+impl Controller {
+    /// One that does not run, and knows nothing.
+    fn down(id: usize) -> Self {
+        Self {
             id,
-            life,
-            up: true,
+            life: 0,
+            up: false,
             paused: 0,
-            clock,
+            clock: Clock::new(0, 0, 0),
             term: 0,
-            watch: Watch { proof_by_platform: self.setup.proves, ..Watch::default() },
+            watch: Watch::default(),
             reports: BTreeMap::new(),
             versions: BTreeMap::new(),
             calls: BTreeMap::new(),
@@ -137,7 +106,33 @@ impl World {
             cached: None,
             proving: BTreeMap::new(),
             ordered: 0,
+            last_plan: None,
+        }
+    }
+}
+
+impl World {
+    pub fn begin_controllers(&mut self) {
+        for id in 0..self.setup.controllers {
+            self.controllers.push(Controller::down(id));
+            self.start_controller(id);
+        }
+    }
+
+    pub fn start_controller(&mut self, id: usize) {
+        let life = self.number();
+        let gain = self.rng.within(0..2_000_000) as i64 - 1_000_000;
+        let clock = Clock::new(self.now, ms(1_000), gain);
+        let last_plan = self.controllers[id].last_plan.take();
+        self.controllers[id] = Controller {
+            id,
+            life,
+            up: true,
+            paused: 0,
+            clock,
+            watch: Watch { proof_by_platform: self.setup.proves, ..Watch::default() },
             last_plan,
+            ..Controller::down(id)
         };
         self.tell(|| format!("controller {id} starts"));
         self.to_controller(id, ms(5), ControllerEvent::Campaign);

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use crate::decree::{CommitMode, Decree, Member, Promotion, Stage, SystemId};
+use super::scene::{Scene, millis};
+use crate::decree::{CommitMode, Decree, Promotion, Stage, SystemId};
 use crate::failover::Branch;
 use crate::names::NodeName;
 use crate::observed::Power;
 use crate::plan::census::Node;
 use crate::plan::draft::Draft;
 use crate::plan::{Action, Field, Progress, Until, Why, Work, World};
-use crate::protocol::{Assignment, NodeReport, Peer, PeerRole, PgRole, Phase, Standing, Task, Terms};
+use crate::protocol::{Assignment, NodeReport, Peer, PeerRole, PgRole, Phase, Task, Terms};
 
 /// Tells every node that stays what it is now, where that differs from what it obeys; holds for those that are not
 /// where they should be yet.
@@ -41,7 +42,7 @@ pub(in crate::plan) fn assign(draft: &mut Draft, world: &World<'_>) {
         if decree.epoch > report.promised
             && let Some(left) = pledged_for(world, node, report)
         {
-            let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX).max(1);
+            let left_ms = millis(left).max(1);
             let work = match decree.is_electing() {
                 true => Work::Failover { node: decree.primary.clone() },
                 false => Work::Join { node: name.clone() },
@@ -154,10 +155,7 @@ fn task(draft: &mut Draft, world: &World<'_>, decree: &Decree, name: &NodeName, 
         // Only a primary that is sure of its reign, and that others can be rewound to, is worth wiping a copy for. One
         // that was promoted and is not sure may be waiting for just this node; what was acknowledged it has. Nobody else
         // gives up a copy while that is the only other one that is known.
-        let leading = primary.and_then(|n| n.report()).and_then(|report| match &report.standing {
-            Standing::Leading(leading) => Some(leading),
-            _ => None,
-        });
+        let leading = primary.and_then(|n| n.report()).and_then(NodeReport::leading);
         let settled = matches!(decree.stage, Stage::Established | Stage::HandingOver { .. });
         let begun = leading.and_then(|leading| leading.start);
         let waits =
@@ -179,9 +177,7 @@ fn task(draft: &mut Draft, world: &World<'_>, decree: &Decree, name: &NodeName, 
 /// them promise to replace it by nobody, so it is told nothing (rule R17). One that is alone is all that there is.
 fn is_an_older_state(world: &World<'_>, decree: &Decree, name: &NodeName, report: &NodeReport) -> bool {
     let others = decree.members.keys().any(|member| member != name);
-    let volume = world.census.get(name).and_then(|node| node.machine?.config.as_ref()?.volume.as_deref());
-    let known = |member: &Member| member.is_same(&report.machine, volume, report.incarnation);
-    others && !decree.members.get(name).is_some_and(known)
+    others && !Scene::of(world, decree).is_known(name, report)
 }
 
 /// What the primary on record is told.

@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::scene::{Scene, end};
+use super::scene::{Scene, end, millis};
 use super::terms;
 use crate::decree::{CommitMode, Decree, Promotion, Stage};
 use crate::failover::lease::over_at;
@@ -176,15 +176,11 @@ fn hold_out(scene: &Scene<'_>, missing: Missing) -> Course {
     if able && led && late(scene).is_none() && !is_forced(scene) {
         return reaffirm(scene);
     }
-    let gate = matches!(missing, Missing::GateClosed).then(|| lease_over_in(scene)).flatten();
-    Course::Wait(match (gate, &missing) {
-        (Some(left), _) => {
-            let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
-            Until::LeaseOver { node: decree.primary.clone(), left_ms }
-        }
-        (None, Missing::Lag { .. }) => Until::LossAccepted { missing },
-        (None, _) => Until::Promotable { missing },
-    })
+    match missing {
+        Missing::GateClosed => hold_out_for_the_gate(scene),
+        Missing::Lag { .. } => Course::Wait(Until::LossAccepted { missing }),
+        _ => Course::Wait(Until::Promotable { missing }),
+    }
 }
 
 /// Nodes that answer and have not said yet where their data end, while there is still time for them.
@@ -217,9 +213,7 @@ fn fences(scene: &Scene<'_>) -> Fences {
         machine_stopped: proof.is_some_and(|proof| granted.is_none_or(|granted| granted.last < proof.at))
             && is_failsafe_broken(scene),
         // Its own durable word. That the epoch was never promised to it is no word.
-        relinquished: scene
-            .promise(&decree.primary)
-            .is_some_and(|report| !matches!(report.standing, Standing::Leading(_))),
+        relinquished: scene.promise(&decree.primary).is_some_and(|report| report.leading().is_none()),
     }
 }
 
@@ -387,17 +381,14 @@ fn by_order(scene: &Scene<'_>, to: &NodeName, recruits: &BTreeMap<NodeName, Posi
 
 fn hold_out_for_the_gate(scene: &Scene<'_>) -> Course {
     Course::Wait(match lease_over_in(scene) {
-        Some(left) => Until::LeaseOver {
-            node: scene.decree.primary.clone(),
-            left_ms: u64::try_from(left.as_millis()).unwrap_or(u64::MAX),
-        },
+        Some(left) => Until::LeaseOver { node: scene.decree.primary.clone(), left_ms: millis(left) },
         None => Until::Promotable { missing: Missing::GateClosed },
     })
 }
 
 /// Different for every decision, and the same whoever computes it from the same sight: a compare-and-set lets only one
 /// of them through anyway.
-pub(super) fn nonce(scene: &Scene<'_>) -> String {
+fn nonce(scene: &Scene<'_>) -> String {
     let decree = scene.decree;
     let seed = format!("{}/{}/{}/{}", scene.spec.name, decree.epoch, decree.revision, scene.now);
     crate::digest::short(seed.as_bytes())

@@ -9,6 +9,7 @@ use crate::failover::lease::{Mono, Timing};
 use crate::failover::{Branch, Lineage, Position};
 use crate::names::NodeName;
 use crate::observed::{Order, Pulse, Watch};
+use crate::plan::World;
 use crate::plan::census::{Census, Membership, Node};
 use crate::protocol::{End, Leading, NodeReport, PgRole, Standing};
 use crate::spec::ClusterSpec;
@@ -29,6 +30,12 @@ pub(super) struct Scene<'a> {
 }
 
 impl<'a> Scene<'a> {
+    /// What a sub-plan looks at, under this decree.
+    pub(super) fn of(world: &World<'a>, decree: &'a Decree) -> Self {
+        let World { spec, census, membership, watch, now, .. } = *world;
+        Self { spec, census, membership, decree, watch, now }
+    }
+
     pub(super) fn node(&self, name: &NodeName) -> Option<&Node<'a>> {
         self.census.get(name)
     }
@@ -49,11 +56,7 @@ impl<'a> Scene<'a> {
 
     /// How the primary says that it leads, in the reign on record.
     pub(super) fn leading(&self) -> Option<&'a Leading> {
-        let report = self.primary().filter(|report| report.promised == self.decree.reign)?;
-        match &report.standing {
-            Standing::Leading(leading) => Some(leading),
-            _ => None,
-        }
+        self.primary().filter(|report| report.promised == self.decree.reign)?.leading()
     }
 
     pub(super) fn timing(&self) -> Timing {
@@ -231,6 +234,11 @@ pub(super) fn end(report: &NodeReport) -> Option<&End> {
         Standing::Relinquished { clean: true, end } => end.as_ref(),
         Standing::Relinquished { .. } | Standing::Unbound | Standing::Leading(_) => None,
     }
+}
+
+/// As waits are told: whole milliseconds.
+pub(super) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Why a node could not write, if its disk is full.

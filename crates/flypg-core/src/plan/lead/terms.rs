@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::elect::Course;
-use super::scene::Scene;
+use super::scene::{Scene, millis};
 use crate::decree::{CommitMode, Decree, Member, Stage};
 use crate::failover::Rule;
 use crate::failover::lease::Timing;
@@ -103,7 +103,7 @@ fn profile(scene: &Scene<'_>, holds: &mut Vec<(Work, Until)>) -> Change {
         if left.is_zero() {
             return Some((decree.amended(|next| next.leaving = None), Why::ProfileChange));
         }
-        let left_ms = u64::try_from(left.as_millis()).unwrap_or(u64::MAX);
+        let left_ms = millis(left);
         holds.push((Work::Rule, Until::LongLeaseOver { left_ms }));
         return None;
     }

@@ -5,7 +5,7 @@ use crate::Timestamp;
 use crate::decree::SystemId;
 use crate::failover::Rule;
 use crate::observed::{Machine, Power};
-use crate::protocol::{Lsn, PgReport};
+use crate::protocol::{Lsn, PgReport, Standing};
 use crate::spec::{Profile, parse};
 
 fn spec(nodes: u32) -> ClusterSpec {
