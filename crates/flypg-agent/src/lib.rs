@@ -36,6 +36,7 @@ pub mod gate;
 pub mod http;
 pub mod lease;
 pub mod libraries;
+pub mod lines;
 pub mod local;
 pub mod make;
 pub mod marker;

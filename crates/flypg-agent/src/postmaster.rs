@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::BufReader;
 use tokio::process::ChildStderr;
 use tokio::task::JoinHandle;
 
 use crate::account::command;
 use crate::config::Config;
+use crate::lines;
 use crate::processes::Awaited;
 
 /// How many of PostgreSQL's last lines are kept to say why it ended.
@@ -85,19 +86,10 @@ impl LogTail {
     fn follow(&mut self, stderr: ChildStderr) {
         let tail = Self { lines: self.lines.clone(), stranded: self.stranded.clone(), reader: None };
         self.reader = Some(tokio::spawn(async move {
-            let mut reader = BufReader::with_capacity(4096, stderr);
-            let mut line = Vec::new();
-            loop {
-                line.clear();
-                match reader.read_until(b'\n', &mut line).await {
-                    Ok(0) | Err(_) => return,
-                    Ok(_) => {
-                        let text = String::from_utf8_lossy(&line);
-                        let text = text.trim_end();
-                        tracing::info!(target: "postgres", "{text}");
-                        tail.push(text);
-                    }
-                }
+            let mut reader = BufReader::with_capacity(16 * 1024, stderr);
+            while let Ok(Some(line)) = lines::next(&mut reader).await {
+                tracing::info!(target: "postgres", "{line}");
+                tail.push(&line);
             }
         }));
     }

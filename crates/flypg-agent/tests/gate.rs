@@ -351,3 +351,24 @@ async fn a_commit_that_no_standby_has_is_not_reported_to_who_wants_no_warnings()
     standby.signal_agent(Signal::SIGCONT);
     assert!(was_cut(&called.expect_err("no standby has it")));
 }
+
+/// A client decides how long a line of PostgreSQL's log is; the primary must not lose its lease over it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_huge_line_in_the_log_keeps_the_agent_from_nothing() {
+    let (node, _) = alone_by_lease();
+    lease(&node, LONG);
+    let raise = running(&node, "DO $$ BEGIN RAISE LOG '%', repeat('x', 60000000); END $$").await;
+    let mut longest = Duration::ZERO;
+    while !raise.is_finished() {
+        let asked = now();
+        lease(&node, LONG);
+        longest = longest.max(now() - asked);
+    }
+    raise.await.unwrap().expect("the gate stays open");
+    eventually("it is in the log", || async { node.log().contains("of 600000") }).await;
+    assert!(node.log().lines().all(|line| line.len() < 20_000));
+    let memory = std::fs::read_to_string(format!("/proc/{}/status", node.agent_pid())).unwrap();
+    let peak = memory.lines().find_map(|line| line.strip_prefix("VmHWM:")).expect("its greatest size");
+    let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
+    assert!(peak < 60_000, "{peak} kB, and an answer took {longest:?}");
+}
