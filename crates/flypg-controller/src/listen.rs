@@ -52,15 +52,18 @@ impl Ears {
     }
 
     /// Listens to every node that was seen running, and to every one that was listened to and is still there: what a list
-    /// says of it may be old.
+    /// says of it may be old. To the primary on record in any case: that it does not answer must be noticed, whatever
+    /// keeps its Machine from starting.
     pub fn attend(&mut self, observed: &Observed, timing: &Timing) {
         self.interval.store(millis(timing.report), Ordering::Relaxed);
         let Some(machines) = observed.machines.known() else { return };
+        let primary = observed.record.known().and_then(Option::as_ref).map(|decree| &decree.primary);
         let ours: BTreeMap<&String, (NodeName, IpAddr, bool)> = machines
             .iter()
             .filter_map(|machine| {
-                let runs = machine.power == Power::Started;
-                Some((&machine.id, (machine.node_of(&self.cluster)?, machine.address?, runs)))
+                let node = machine.node_of(&self.cluster)?;
+                let matters = machine.power == Power::Started || primary == Some(&node);
+                Some((&machine.id, (node, machine.address?, matters)))
             })
             .collect();
         self.polls.retain(|id, (address, poll)| {
@@ -70,7 +73,7 @@ impl Ears {
             }
             stays
         });
-        for (id, (node, address, _)) in ours.into_iter().filter(|(_, (.., runs))| *runs) {
+        for (id, (node, address, _)) in ours.into_iter().filter(|(_, (.., matters))| *matters) {
             self.polls.entry(id.clone()).or_insert_with(|| {
                 let poll = Poll {
                     agents: self.agents.clone(),

@@ -126,6 +126,11 @@ struct Rig {
 impl Rig {
     /// `hangs`: the node whose agent takes assignments and never answers.
     async fn start(hangs: Option<u32>) -> Self {
+        Self::begin(hangs, |_, _| {}).await
+    }
+
+    /// The same, with something that is otherwise when it begins.
+    async fn begin(hangs: Option<u32>, otherwise: impl FnOnce(&[Agent], &mut Observed)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap().lead(&Home::here(None), false).await.unwrap();
         store.swap(&cluster(), None, Some(&decree())).await.unwrap();
@@ -153,7 +158,8 @@ impl Rig {
             secrets_versions: Default::default(),
             vigil: Arc::clone(&vigil),
         };
-        let look = look(&agents);
+        let mut look = look(&agents);
+        otherwise(&agents, &mut look);
         vigil.looked(&look);
         let journals = dir.path().join("journal");
         let journal = Arc::new(Mutex::new(Journal::open(&journals, &cluster()).unwrap()));
@@ -223,6 +229,23 @@ async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl
         }
         assert!(begun.elapsed() < LIMIT, "{what} did not come in {LIMIT:?}");
         sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// A controller that starts while the primary's Machine is on its way up, down, or nowhere, has never heard it.
+#[tokio::test]
+async fn a_primary_is_listened_to_whatever_its_machine_is_said_to_do() {
+    for power in [Power::Changing, Power::Stopped, Power::Failed, Power::Created] {
+        let rig = Rig::begin(None, |agents, look| {
+            agents[0].kill();
+            look.record = Seen::at(Timestamp::UNIX_EPOCH, Some(decree()));
+            let Seen::At { value, .. } = &mut look.machines else { unreachable!("they were just seen") };
+            value[0].power = power;
+        })
+        .await;
+        let attempt = || async { Some(rig.record().await).filter(|record| record.epoch > record.reign) };
+        let attempt = eventually(&format!("an attempt to replace a primary that is {power:?}"), attempt).await;
+        assert_eq!(attempt.primary, node(1));
     }
 }
 
