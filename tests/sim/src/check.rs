@@ -117,6 +117,9 @@ impl Check {
 
 impl World {
     pub fn violate(&mut self, invariant: &'static str, words: String) {
+        if self.setup.bare {
+            return;
+        }
         let now = self.now;
         self.tell(|| format!("VIOLATION of {invariant}: {words}"));
         self.check.violation.get_or_insert(Violation { invariant, words, at: now });

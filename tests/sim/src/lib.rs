@@ -11,6 +11,7 @@
 #![allow(clippy::large_enum_variant)]
 
 mod agent;
+mod bare;
 mod check;
 mod clients;
 mod controller;
@@ -30,6 +31,7 @@ mod time;
 mod wal;
 mod world;
 
+pub use bare::{Bare, Rewound, Written};
 pub use check::Violation;
 pub use family::FAMILIES;
 pub use setup::{Fault, Setup};

@@ -109,6 +109,8 @@ pub struct Setup {
     pub restores_primary: bool,
     /// That WAL goes which a node needs that the list of Machines lacked is a violation, too.
     pub blames_lists: bool,
+    /// Postgres by itself: no agents, and nothing is judged ([`crate::Bare`]).
+    pub bare: bool,
     /// Fly proves that a Machine is stopped.
     pub proves: bool,
     pub clients: usize,
@@ -173,6 +175,7 @@ impl Setup {
             controllers: *rng.pick(&[1, 1, 2]),
             restores_primary: rng.chance(5_000),
             blames_lists: false,
+            bare: false,
             proves: rng.chance(8_000),
             clients: (nodes + 1).min(4),
             patience: [secs(4); 2],
@@ -212,6 +215,12 @@ impl Setup {
         let mut setup = Self::swarm(seed);
         family::adapt(&mut setup, rule);
         setup.made_possible()
+    }
+
+    /// Nodes that are worked by hand.
+    pub fn bare(nodes: usize) -> Self {
+        let calm = Self::calm(1, nodes, Durability::Quorum);
+        Self { bare: true, controllers: 0, clients: 0, end: Time::MAX, ..calm }
     }
 
     /// A cluster that meets no fault.

@@ -13,7 +13,7 @@ use crate::disk::Disk;
 use crate::fly::{Fly, FlyEvent};
 use crate::nemesis::Blow;
 use crate::net::{Net, Place};
-use crate::postgres::{Leftover, Replication, Server, ServerEvent, StreamEvent};
+use crate::postgres::{Leftover, Replication, Result, Server, ServerEvent, StreamEvent};
 use crate::rng::Rng;
 use crate::setup::Setup;
 use crate::story::Story;
@@ -157,6 +157,8 @@ pub struct World {
     /// Copies of volumes, by node.
     pub snapshots: BTreeMap<usize, Disk>,
     pub check: Check,
+    /// What Postgres answered whom, where there is no agent to read it.
+    pub answers: BTreeMap<u64, Result>,
     pub story: Story,
     queue: BinaryHeap<Reverse<Due>>,
     order: u64,
@@ -195,6 +197,7 @@ impl World {
             markers: Markers::default(),
             snapshots: BTreeMap::new(),
             check: Check::new(&setup),
+            answers: BTreeMap::new(),
             story: Story::new(told),
             queue: BinaryHeap::new(),
             order: 0,
@@ -242,8 +245,13 @@ impl World {
                 replaced: false,
                 slowest_fsync: ms(3),
             });
-            let vm = self.number();
-            self.at(ms(self.now), Event::Boot { node: index, vm });
+            if !self.setup.bare {
+                let vm = self.number();
+                self.at(ms(self.now), Event::Boot { node: index, vm });
+            }
+        }
+        if self.setup.bare {
+            return;
         }
         self.begin_controllers();
         self.begin_clients();

@@ -56,7 +56,7 @@ impl World {
 
     /// `pg_rewind` up to 15 (E16, Patroni #2073): it compares the timelines of the last checkpoints only, and where
     /// they are equal it finds nothing to do.
-    pub(super) fn rewound(&self, node: usize, from: &NodeName) -> std::result::Result<Option<Box<PgData>>, String> {
+    pub fn rewound(&self, node: usize, from: &NodeName) -> std::result::Result<Option<Box<PgData>>, String> {
         self.source(node, from, true).and_then(|index| {
             let (Some(source), Some(target)) = (self.nodes[index].disk.pg(), self.nodes[node].disk.pg()) else {
                 return Err("there are no data".to_owned());
