@@ -6,9 +6,11 @@
 //! network namespace, so that cuts are real and clients can be on either side of one; elsewhere only the scenarios
 //! that need none of that run.
 
+pub mod chance;
 pub mod checker;
 pub mod client;
 pub mod clock;
+pub mod drawn;
 pub mod history;
 pub mod map;
 pub mod rig;

@@ -1,12 +1,12 @@
 //! A cluster to which things happen: emulator, controller, nodes, and clients on every side.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use flypg_core::protocol::ports::{NODE, READ_WRITE};
-use flypg_tests::fly::{Fly, Running, cluster_file, spawn};
+use flypg_tests::fly::{Fly, Ran, Running, cluster_file, spawn};
 use flypg_tests::sql;
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
@@ -34,6 +34,12 @@ pub struct Rig {
     /// Before what they talk to.
     clients: Vec<Running>,
     controller: Option<Running>,
+    /// The one before its rival came.
+    former: Option<Running>,
+    /// Somebody asked for a switchover.
+    asking: Option<Running>,
+    /// Where the controller that is asked keeps what it knows.
+    state: PathBuf,
     logs: Vec<(PathBuf, usize)>,
     ops: Vec<Op>,
     next_client: u32,
@@ -48,6 +54,8 @@ pub struct Rig {
 struct Roles {
     primary: String,
     others: Vec<String>,
+    /// Whoever acknowledged a write last.
+    leader: String,
 }
 
 /// Whether nodes can have network namespaces here: this is root, and the programs for it are installed.
@@ -68,6 +76,9 @@ impl Rig {
         let mut rig = Self {
             clients: Vec::new(),
             controller: None,
+            former: None,
+            asking: None,
+            state: fly.path().join("state"),
             logs: Vec::new(),
             ops: Vec::new(),
             next_client: 1,
@@ -119,18 +130,20 @@ impl Rig {
             Who::Primary => &self.roles.primary,
             Who::First => other(0),
             Who::Second => other(1),
+            Who::Leader => &self.roles.leader,
             Who::Outside => OUTSIDE,
         }
     }
 
     async fn learn_roles(&mut self) -> Result<(), Broken> {
-        let status = self.fly.status(CLUSTER).await;
+        let ran = self.ask(&["status", CLUSTER, "-o", "json"]).await;
+        let status: Value = serde_json::from_str(&ran.stdout).map_err(|error| format!("{error}: {}", ran.stderr))?;
         let primary = status["primary"].as_str().ok_or("there is no primary")?.to_owned();
         let nodes = status["nodes"].as_array().into_iter().flatten();
         let mut others: Vec<String> = nodes.filter_map(|node| node["node"].as_str().map(str::to_owned)).collect();
         others.retain(|node| *node != primary);
         others.sort();
-        self.roles = Roles { primary, others };
+        self.roles = Roles { leader: primary.clone(), primary, others };
         Ok(())
     }
 
@@ -140,14 +153,14 @@ impl Rig {
     /// Not in time.
     pub async fn until_ready(&self, nodes: u32) -> Result<(), Broken> {
         until("the cluster is as its file says", LIMIT, || async {
-            let ran = self.fly.run(&["status", CLUSTER, "-o", "json"]).await;
+            let ran = self.ask(&["status", CLUSTER, "-o", "json"]).await;
             let status: Value = serde_json::from_str(&ran.stdout).unwrap_or_default();
             let streaming = |node: &&Value| node["state"] == "streaming";
             let streaming = status["nodes"].as_array().into_iter().flatten().filter(streaming).count();
             if status["ready"] != true || streaming + 1 != nodes as usize {
                 return Err(format!("{}{}", ran.stdout, ran.stderr));
             }
-            let ran = self.fly.run(&["reconcile", "-f", &self.file, "--dry-run", "--exit-code"]).await;
+            let ran = self.ask(&["reconcile", "-f", &self.file, "--dry-run", "--exit-code"]).await;
             if ran.code == 0 { Ok(()) } else { Err(format!("{}{}", ran.stdout, ran.stderr)) }
         })
         .await
@@ -164,29 +177,54 @@ impl Rig {
 
     /// Undoes every fault that can be undone. What does not apply any more is refused, which is as well.
     pub async fn mend(&mut self) {
+        self.signal_platform(Signal::SIGCONT);
         if self.namespaces {
             let _ = self.fault(json!({"fault": "heal"})).await;
         }
         for who in [Who::Primary, Who::First, Who::Second] {
             let machine = self.end(who);
+            let goes_on = |to: Value| json!({"fault": "signal", "machine": machine, "to": to, "signal": "SIGCONT"});
             for fault in [
                 json!({"fault": "host_back", "machine": machine}),
                 json!({"fault": "slow_start", "machine": machine, "ms": 0}),
                 json!({"fault": "thaw", "machine": machine}),
+                goes_on(json!("main")),
+                goes_on(json!({"program": "postgres"})),
             ] {
                 let _ = self.fault(fault).await;
             }
         }
+        drop(self.former.take());
         match &self.controller {
             Some(controller) => controller.signal(Signal::SIGCONT),
             None => self.start_controller(),
         }
     }
 
+    /// Starts the controller unless it runs. Somebody who asks a lone directory for a switchover keeps the clusters in it
+    /// meanwhile, and makes way.
     pub fn start_controller(&mut self) {
-        let mut command = self.fly.flypg();
+        if self.controller.is_some() {
+            return;
+        }
+        drop(self.asking.take());
+        let mut command = self.flypg();
         command.args(["controller", "--listen", "127.0.0.1:0", "-f", &self.file]);
         self.controller = Some(spawn(command, &self.fly.path().join("controller.log")));
+    }
+
+    /// `flypg`, with what the controller knows.
+    fn flypg(&self) -> Command {
+        let mut command = self.fly.flypg();
+        command.env("FLYPG_STATE", &self.state);
+        command
+    }
+
+    /// Runs `flypg` with these arguments to its end.
+    async fn ask(&self, arguments: &[&str]) -> Ran {
+        let mut command = self.flypg();
+        command.args(arguments);
+        flypg_tests::fly::run(command).await
     }
 
     pub fn kill_controller(&mut self) {
@@ -206,8 +244,7 @@ impl Rig {
     /// The directory cannot be emptied.
     pub fn forget_record(&mut self) -> Result<(), Broken> {
         self.kill_controller();
-        let state = self.fly.path().join("state");
-        let entries = std::fs::read_dir(&state).map_err(|error| error.to_string())?;
+        let entries = std::fs::read_dir(&self.state).map_err(|error| error.to_string())?;
         for path in entries.flatten().map(|entry| entry.path()).filter(|path| !path.ends_with("master.key")) {
             let removed = if path.is_dir() { std::fs::remove_dir_all(&path) } else { std::fs::remove_file(&path) };
             removed.map_err(|error| format!("{}: {error}", path.display()))?;
@@ -215,12 +252,106 @@ impl Rig {
         Ok(())
     }
 
+    /// Copies what the controller keeps, while it stands still.
+    ///
+    /// # Errors
+    /// The files cannot be copied.
+    pub async fn copy_record(&mut self) -> Result<(), Broken> {
+        self.signal_controller(Signal::SIGSTOP);
+        let copied = copy(&self.state, &self.copied()).await;
+        self.signal_controller(Signal::SIGCONT);
+        copied
+    }
+
+    /// Kills the controller and gives it the copied files.
+    ///
+    /// # Errors
+    /// There are none, or they cannot be put there.
+    pub async fn roll_record_back(&mut self) -> Result<(), Broken> {
+        self.forget_record()?;
+        copy(&self.copied(), &self.state).await
+    }
+
+    /// Starts another controller on the copied files. The one before goes on.
+    pub fn start_rival(&mut self) {
+        self.former = self.controller.take();
+        self.state = self.copied();
+        self.start_controller();
+    }
+
+    pub fn thaw_former(&self) {
+        if let Some(former) = &self.former {
+            former.signal(Signal::SIGCONT);
+        }
+    }
+
+    fn copied(&self) -> PathBuf {
+        self.fly.path().join("copied")
+    }
+
+    pub fn signal_platform(&self, signal: Signal) {
+        self.fly.signal_emulator(signal);
+    }
+
+    /// Empties a node's volume and kills the Machine that it is in.
+    ///
+    /// # Errors
+    /// There is none, or the emulator refuses.
+    pub async fn lose_volume(&self, who: Who) -> Result<(), Broken> {
+        let machines = self.fly.machines(CLUSTER).await;
+        let machine = machines.iter().find(|machine| machine["name"] == self.node(who));
+        let mount = machine.and_then(|machine| machine["config"]["mounts"][0]["volume"].as_str());
+        let volume = mount.ok_or_else(|| format!("{} has no volume", self.node(who)))?;
+        self.fault(json!({"fault": "volume_lost", "volume": volume})).await?;
+        self.fault(json!({"fault": "machine_dies", "machine": self.end(who)})).await
+    }
+
+    /// Asks a node's own Postgres.
+    ///
+    /// # Errors
+    /// It does not answer, or the query fails.
+    pub async fn sql(&self, who: Who, query: &str) -> Result<(), Broken> {
+        let address = self.fly.address(CLUSTER, self.node(who)).await;
+        sql::ask(&address, NODE, &self.password(), query).await.map(drop)
+    }
+
+    /// Edits the cluster's file.
+    ///
+    /// # Errors
+    /// It cannot be read or written, or does not say `this`.
+    pub fn edit(&self, this: &str, that: &str) -> Result<(), Broken> {
+        let text = std::fs::read_to_string(&self.file).map_err(|error| format!("{}: {error}", self.file))?;
+        if !text.contains(this) {
+            return Err(format!("{} does not say {this}", self.file));
+        }
+        std::fs::write(&self.file, text.replace(this, that)).map_err(|error| format!("{}: {error}", self.file))
+    }
+
+    /// Reads who acknowledged a write last.
+    ///
+    /// # Errors
+    /// A log cannot be read.
+    pub fn note_leader(&mut self) -> Result<(), Broken> {
+        let last = self.ops()?.iter().filter_map(|op| op.answer.as_ref()).max_by_key(|answer| answer.at);
+        if let Some(leader) = last.map(|answer| answer.node.clone()) {
+            self.roles.leader = leader;
+        }
+        Ok(())
+    }
+
+    /// Starts `flypg switchover`, whatever comes of it.
+    pub fn ask_for_switchover(&mut self) {
+        let mut command = self.flypg();
+        command.args(["switchover", CLUSTER]);
+        self.asking = Some(spawn(command, &self.fly.path().join("switchover.log")));
+    }
+
     /// `flypg switchover`, to its end.
     ///
     /// # Errors
     /// It failed, or there is no such command.
     pub async fn switchover(&self) -> Result<(), Broken> {
-        let ran = self.fly.run(&["switchover", CLUSTER]).await;
+        let ran = self.ask(&["switchover", CLUSTER]).await;
         if ran.code == 0 { Ok(()) } else { Err(format!("switchover: {} {}{}", ran.code, ran.stdout, ran.stderr)) }
     }
 
@@ -322,6 +453,14 @@ impl Rig {
         }
         Ok((rows, others))
     }
+}
+
+/// Copies everything in a directory into another, which is made if it is not there.
+async fn copy(from: &Path, to: &Path) -> Result<(), Broken> {
+    let mut command = Command::new("cp");
+    command.arg("-aT").arg(from).arg(to);
+    let ran = flypg_tests::fly::run(command).await;
+    if ran.code == 0 { Ok(()) } else { Err(format!("cp: {}", ran.stderr)) }
 }
 
 async fn select(host: &str, password: &str) -> Result<Rows, Broken> {

@@ -8,11 +8,12 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use serde_json::json;
 
+use crate::chance::Chance;
 use crate::checker::{Anomaly, Flow, Promise, check, flow};
 use crate::clock;
 use crate::history::{History, Op};
 use crate::rig::{Broken, Rig};
-use crate::scenario::{Durability, Order, Part, Processes, Scenario, Step, Who};
+use crate::scenario::{Durability, Order, Part, Plot, Processes, Scenario, Step, Who};
 
 /// Acknowledged writes that a run must have before the fault and again after it, and that `Acknowledges` waits for.
 const ENOUGH: usize = 50;
@@ -28,6 +29,8 @@ pub struct Outcome {
     pub anomalies: BTreeSet<Anomaly>,
     /// Why it did not come to its end, or proves nothing.
     pub broken: Option<Broken>,
+    /// What was done, and when.
+    pub story: Vec<String>,
     /// Where the files of a run that failed are.
     pub kept: Option<PathBuf>,
 }
@@ -47,6 +50,7 @@ impl Outcome {
             over: false,
             anomalies: BTreeSet::new(),
             broken: None,
+            story: Vec::new(),
             kept: None,
         }
     }
@@ -72,7 +76,7 @@ impl fmt::Display for Outcome {
         let diverged = self.count(|a| matches!(a, Anomaly::Diverged { .. }));
         write!(
             f,
-            "{:<4} {:<36} outage {:>6} ms{} acks {before}+{during}+{after} lost {lost} overlaps {overlaps} stale {reads} \
+            "{:<4} {:<40} outage {:>6} ms{} acks {before}+{during}+{after} lost {lost} overlaps {overlaps} stale {reads} \
              diverged {diverged} seed {}",
             if self.good() { "ok" } else { "FAIL" },
             self.scenario,
@@ -84,6 +88,9 @@ impl fmt::Display for Outcome {
             write!(f, "\n     {}", broken.trim_end().replace('\n', "\n     "))?;
         }
         self.anomalies.iter().take(10).try_for_each(|anomaly| write!(f, "\n     {anomaly}"))?;
+        if !self.good() {
+            self.story.iter().try_for_each(|line| write!(f, "\n     {line}"))?;
+        }
         self.kept.iter().try_for_each(|kept| write!(f, "\n     kept in {}", kept.display()))
     }
 }
@@ -105,11 +112,22 @@ async fn tell(scenario: &'static Scenario, seed: u64, rig: &mut Rig, outcome: &m
     rig.start_clients().await?;
     rig.until_ops("writes are acknowledged before the fault", |ops| acks_since(ops, 0) >= ENOUGH).await?;
     let fault = clock::now();
-    let mut chance = seed;
+    let mut chance = Chance::of(seed);
+    let (steps, drawn) = match scenario.plot {
+        Plot::Told(steps) => (steps.to_vec(), false),
+        Plot::Drawn(draw) => (draw(&mut chance), true),
+    };
     let mut told = Ok(());
-    for step in scenario.steps {
-        told = perform(rig, step, &mut chance).await;
-        if told.is_err() {
+    for step in &steps {
+        let at = clock::millis(clock::now() - fault);
+        let taken = match rig.note_leader() {
+            Ok(()) => perform(rig, step, &mut chance).await,
+            Err(broken) => Err(broken),
+        };
+        let refused = taken.as_ref().err().map(|why| format!(": {why}")).unwrap_or_default();
+        outcome.story.push(format!("after {at:>6} ms: {step:?}{refused}"));
+        if taken.is_err() && (step.must_be_taken() || !drawn && !step.undoes()) {
+            told = taken;
             break;
         }
     }
@@ -155,7 +173,7 @@ fn acks_since(ops: &[Op], since: u64) -> usize {
     ops.iter().filter(write).filter(|op| op.sent >= since && op.answer.is_some()).count()
 }
 
-async fn perform(rig: &mut Rig, step: &Step, chance: &mut u64) -> Result<(), Broken> {
+async fn perform(rig: &mut Rig, step: &Step, chance: &mut Chance) -> Result<(), Broken> {
     let millis = |time: &Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let ends = |rig: &Rig, all: &[Who]| {
         // In a small cluster several roles are one node.
@@ -198,16 +216,38 @@ async fn perform(rig: &mut Rig, step: &Step, chance: &mut u64) -> Result<(), Bro
                 Order::Freeze => rig.signal_controller(Signal::SIGSTOP),
                 Order::Thaw => rig.signal_controller(Signal::SIGCONT),
                 Order::Forget => rig.forget_record()?,
+                Order::Copy => rig.copy_record().await?,
+                Order::RollBack => rig.roll_record_back().await?,
+                Order::Rival => rig.start_rival(),
+                Order::ThawFormer => rig.thaw_former(),
             }
             Ok(())
         }
+        Step::Platform(order) => match order {
+            Order::Freeze => {
+                rig.signal_platform(Signal::SIGSTOP);
+                Ok(())
+            }
+            Order::Thaw => {
+                rig.signal_platform(Signal::SIGCONT);
+                Ok(())
+            }
+            _ => Err(format!("the platform cannot {order:?}")),
+        },
+        Step::LosesVolume(who) => rig.lose_volume(*who).await,
+        Step::Sql(who, query) => rig.sql(*who, query).await,
+        Step::Edits(this, that) => rig.edit(this, that),
         Step::Switchover => rig.switchover().await,
+        Step::AsksForSwitchover => {
+            rig.ask_for_switchover();
+            Ok(())
+        }
         Step::Lasts(time) => {
             tokio::time::sleep(*time).await;
             Ok(())
         }
         Step::LastsUpTo(time) => {
-            tokio::time::sleep(Duration::from_millis(draw(chance) % millis(time).max(1))).await;
+            tokio::time::sleep(chance.time(*time)).await;
             Ok(())
         }
         Step::Acknowledges => {
@@ -223,12 +263,4 @@ async fn perform(rig: &mut Rig, step: &Step, chance: &mut u64) -> Result<(), Bro
             .await
         }
     }
-}
-
-/// The next number of a seed (SplitMix64).
-fn draw(seed: &mut u64) -> u64 {
-    *seed = seed.wrapping_add(0x9e37_79b9_7f4a_7c15);
-    let z = (*seed ^ (*seed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::chance::Chance;
+
 /// One row of the table.
 #[derive(Clone, Copy, Debug)]
 pub struct Scenario {
@@ -10,8 +12,18 @@ pub struct Scenario {
     pub durability: Durability,
     /// In the primary region.
     pub nodes: u32,
-    pub steps: &'static [Step],
+    pub plot: Plot,
     pub bound: Bound,
+}
+
+/// Where the steps come from.
+#[derive(Clone, Copy, Debug)]
+pub enum Plot {
+    /// The same in every run. A step that cannot be taken, or that is waited for in vain, ends it.
+    Told(&'static [Step]),
+    /// Others for every seed. Faults that are drawn get into each other's way; one that makes no sense any more when
+    /// its time has come is left out.
+    Drawn(fn(&mut Chance) -> Vec<Step>),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +51,8 @@ pub enum Who {
     Primary,
     First,
     Second,
+    /// Whoever acknowledged a write last.
+    Leader,
     /// Controller, Machines API, and clients that are beside no node.
     Outside,
 }
@@ -61,6 +75,14 @@ pub enum Order {
     Thaw,
     /// It is killed, and its record of the clusters is gone; the master key stays.
     Forget,
+    /// Its files are copied as they are now.
+    Copy,
+    /// It is killed, and its files are again as they were when they were copied.
+    RollBack,
+    /// Another one starts on the copied files. It is the one that is asked from now on, and the one that stays.
+    Rival,
+    /// The one before its rival goes on.
+    ThawFormer,
 }
 
 /// One step.
@@ -83,6 +105,16 @@ pub enum Step {
     Controller(Order),
     /// `flypg switchover`, to its end.
     Switchover,
+    /// The same is asked for, and nobody waits for it or needs it to succeed.
+    AsksForSwitchover,
+    /// The platform itself, whose Machines run on meanwhile.
+    Platform(Order),
+    /// The disk of a node is empty, and the Machine starts again on it.
+    LosesVolume(Who),
+    /// A person asks this at a node's own gate, as a superuser.
+    Sql(Who, &'static str),
+    /// In the cluster's file, this is replaced by that.
+    Edits(&'static str, &'static str),
     /// What is now stays so.
     Lasts(Duration),
     /// The same for a time up to this one, drawn from the seed.
@@ -100,6 +132,18 @@ pub enum Processes {
 }
 
 impl Step {
+    /// Whether it waits for something that must come about, or else that it can be taken is a part of the story.
+    #[must_use]
+    pub const fn must_be_taken(&self) -> bool {
+        matches!(self, Self::Acknowledges | Self::Successor | Self::Switchover | Self::Controller(_))
+    }
+
+    /// Whether it only undoes what an earlier one did, which the platform or the controller may have done before it.
+    #[must_use]
+    pub fn undoes(&self) -> bool {
+        matches!(self, Self::Thaws(_) | Self::HostBack(_) | Self::Signal(_, _, "SIGCONT"))
+    }
+
     /// Whether it takes a network that can be cut.
     #[must_use]
     pub const fn needs_namespaces(&self) -> bool {
@@ -111,7 +155,10 @@ impl Scenario {
     /// Whether it can only run where every node has a network namespace.
     #[must_use]
     pub fn needs_namespaces(&self) -> bool {
-        self.steps.iter().any(Step::needs_namespaces)
+        match self.plot {
+            Plot::Told(steps) => steps.iter().any(Step::needs_namespaces),
+            Plot::Drawn(_) => true,
+        }
     }
 }
 

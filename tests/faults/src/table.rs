@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+use crate::chance::Chance;
+use crate::drawn;
 use crate::scenario::Durability::{Async, Quorum, QuorumAvailable};
-use crate::scenario::Order::{Forget, Freeze, Kill, Start, Thaw};
+use crate::scenario::Order::{Copy, Forget, Freeze, Kill, Rival, RollBack, Start, Thaw, ThawFormer};
 use crate::scenario::Part::{Agent, Postgres, Postmaster};
+use crate::scenario::Plot::{Drawn, Told};
 use crate::scenario::Step::{
-    Acknowledges, Controller, Cut, Dies, Freezes, Heals, HostBack, HostLost, Lasts, LastsUpTo, Loses, Signal,
-    Successor, Switchover, Thaws,
+    Acknowledges, AsksForSwitchover, Controller, Cut, Dies, Edits, Freezes, Heals, HostBack, HostLost, Lasts,
+    LastsUpTo, Loses, LosesVolume, Platform, Signal, Sql, Successor, Switchover, Thaws,
 };
 use crate::scenario::Who::{First, Outside, Primary, Second};
 use crate::scenario::{Bound, Processes, Scenario, Step};
@@ -18,7 +21,12 @@ const fn s(seconds: u64) -> Duration {
 
 /// Three nodes and `durability: quorum`.
 const fn quorum(name: &'static str, bound: Bound, steps: &'static [Step]) -> Scenario {
-    Scenario { name, durability: Quorum, nodes: 3, steps, bound }
+    Scenario { name, durability: Quorum, nodes: 3, plot: Told(steps), bound }
+}
+
+/// Three nodes, `durability: quorum`, and what a seed draws.
+const fn drawn(name: &'static str, draw: fn(&mut Chance) -> Vec<Step>) -> Scenario {
+    Scenario { name, durability: Quorum, nodes: 3, plot: Drawn(draw), bound: Bound::WhileItLasts }
 }
 
 /// Longer than every lease.
@@ -270,23 +278,122 @@ pub const SCENARIOS: &[Scenario] = &[
         Bound::WhileItLasts,
         &[Controller(Forget), Dies(Primary, s(10)), Controller(Start), Acknowledges],
     ),
+    drawn("controller-killed-over-and-over", drawn::restless_controller),
+    quorum(
+        "record-rolled-back",
+        Bound::WhileItLasts,
+        &[
+            Controller(Copy),
+            Dies(Primary, s(5)),
+            Successor,
+            Lasts(s(5)),
+            Controller(RollBack),
+            Controller(Start),
+            Acknowledges,
+        ],
+    ),
+    quorum(
+        "two-controllers",
+        Bound::Unharmed,
+        &[Controller(Copy), Controller(Rival), Lasts(LONG), Acknowledges, Dies(Primary, s(20)), Successor],
+    ),
+    quorum(
+        "old-controller-thaws",
+        Bound::WhileItLasts,
+        &[
+            Controller(Copy),
+            Controller(Freeze),
+            Controller(Rival),
+            Dies(Primary, s(20)),
+            LastsUpTo(s(9)),
+            Controller(ThawFormer),
+            Successor,
+            Lasts(s(5)),
+            Acknowledges,
+        ],
+    ),
+    quorum("platform-frozen", Bound::Unharmed, &[Platform(Freeze), Lasts(s(30)), Acknowledges, Platform(Thaw)]),
+    quorum(
+        "controller-and-platform-away-ten-minutes",
+        Bound::Unharmed,
+        &[Controller(Kill), Platform(Freeze), Lasts(s(600)), Acknowledges, Platform(Thaw), Controller(Start)],
+    ),
     // On purpose.
     quorum("switchover", Bound::Switchover, &[Switchover, Successor]),
     quorum("switchover-and-back", Bound::Switchover, &[Switchover, Successor, Switchover, Acknowledges]),
+    quorum(
+        "primary-dies-during-switchover",
+        Bound::WhileItLasts,
+        &[AsksForSwitchover, LastsUpTo(s(2)), Dies(Primary, s(10)), Acknowledges],
+    ),
+    quorum(
+        "standby-dies-during-switchover",
+        Bound::WhileItLasts,
+        &[AsksForSwitchover, LastsUpTo(s(2)), Dies(First, s(10)), Acknowledges],
+    ),
+    quorum(
+        "controller-killed-during-switchover",
+        Bound::WhileItLasts,
+        &[AsksForSwitchover, LastsUpTo(s(2)), Controller(Kill), Lasts(s(3)), Controller(Start), Acknowledges],
+    ),
+    quorum(
+        "switchover-with-a-frozen-standby",
+        Bound::Switchover,
+        &[Freezes(First), Lasts(s(1)), AsksForSwitchover, Lasts(LONG), Thaws(First), Acknowledges],
+    ),
+    quorum(
+        "primary-dies-during-a-roll",
+        Bound::MachineLost,
+        &[
+            Edits("version: 15", "version: 15\n    parameters: { max_connections: 130 }"),
+            LastsUpTo(s(9)),
+            Dies(Primary, s(10)),
+            Acknowledges,
+        ],
+    ),
+    quorum(
+        "primary-dies-during-a-clone",
+        Bound::WhileItLasts,
+        &[LosesVolume(First), LastsUpTo(s(9)), Dies(Primary, s(10)), Acknowledges],
+    ),
+    // By hand.
+    quorum("promoted-by-hand", Bound::Unharmed, &[Sql(First, "SELECT pg_promote(false)"), Lasts(s(10)), Acknowledges]),
+    quorum(
+        "names-edited-by-hand",
+        Bound::Unharmed,
+        &[
+            Sql(Primary, "ALTER SYSTEM SET synchronous_standby_names = ''"),
+            Sql(Primary, "SELECT pg_reload_conf()"),
+            Lasts(s(10)),
+            Acknowledges,
+        ],
+    ),
+    // Drawn.
+    drawn("mix", drawn::mix),
+    drawn("some-links", drawn::some_links),
+    drawn("cold-start-in-any-order", drawn::cold_start),
+    Scenario {
+        name: "two-nodes-mix",
+        durability: QuorumAvailable,
+        nodes: 2,
+        bound: Bound::WhileItLasts,
+        plot: Drawn(drawn::mix),
+    },
+    Scenario { name: "async-mix", durability: Async, nodes: 3, bound: Bound::WhileItLasts, plot: Drawn(drawn::mix) },
     // Two nodes.
     Scenario {
         name: "two-nodes-failover",
         durability: QuorumAvailable,
         nodes: 2,
         bound: Bound::Silent,
-        steps: &[HostLost(Primary, Processes::Die), Successor, Lasts(s(3)), HostBack(Primary), Acknowledges],
+        plot: Told(&[HostLost(Primary, Processes::Die), Successor, Lasts(s(3)), HostBack(Primary), Acknowledges]),
     },
     Scenario {
         name: "two-nodes-older-returns-first",
         durability: QuorumAvailable,
         nodes: 2,
         bound: Bound::WhileItLasts,
-        steps: &[
+        plot: Told(&[
             HostLost(First, Processes::Die),
             Acknowledges,
             Lasts(s(2)),
@@ -296,14 +403,14 @@ pub const SCENARIOS: &[Scenario] = &[
             Lasts(LONG),
             HostBack(Primary),
             Acknowledges,
-        ],
+        ]),
     },
     Scenario {
         name: "two-nodes-cut",
         durability: QuorumAvailable,
         nodes: 2,
         bound: Bound::Silent,
-        steps: &[Cut(&[Primary], &[First]), Lasts(LONG), Heals, Acknowledges],
+        plot: Told(&[Cut(&[Primary], &[First]), Lasts(LONG), Heals, Acknowledges]),
     },
     // Asynchronous: never two primaries.
     Scenario {
@@ -311,27 +418,27 @@ pub const SCENARIOS: &[Scenario] = &[
         durability: Async,
         nodes: 3,
         bound: Bound::MachineLost,
-        steps: &[Dies(Primary, s(20)), Acknowledges, Lasts(s(3))],
+        plot: Told(&[Dies(Primary, s(20)), Acknowledges, Lasts(s(3))]),
     },
     Scenario {
         name: "async-primary-cut-off",
         durability: Async,
         nodes: 3,
         bound: Bound::Silent,
-        steps: &[Cut(&[Primary], ALL), Successor, Lasts(s(5)), Heals, Acknowledges],
+        plot: Told(&[Cut(&[Primary], ALL), Successor, Lasts(s(5)), Heals, Acknowledges]),
     },
     Scenario {
         name: "async-agent-frozen",
         durability: Async,
         nodes: 3,
         bound: Bound::Silent,
-        steps: &[
+        plot: Told(&[
             Signal(Primary, Agent, "SIGSTOP"),
             Successor,
             Lasts(s(3)),
             Signal(Primary, Agent, "SIGCONT"),
             Acknowledges,
-        ],
+        ]),
     },
     // What holds without any failover, too.
     Scenario {
@@ -339,14 +446,14 @@ pub const SCENARIOS: &[Scenario] = &[
         durability: Async,
         nodes: 3,
         bound: Bound::Crash,
-        steps: &[Signal(Primary, Postmaster, "SIGKILL"), Acknowledges, Lasts(s(2))],
+        plot: Told(&[Signal(Primary, Postmaster, "SIGKILL"), Acknowledges, Lasts(s(2))]),
     },
     Scenario {
         name: "async-standby-cut-off",
         durability: Async,
         nodes: 3,
         bound: Bound::Unharmed,
-        steps: &[Cut(&[First], &[Primary, Second, Outside]), Lasts(s(5)), Heals, Acknowledges],
+        plot: Told(&[Cut(&[First], &[Primary, Second, Outside]), Lasts(s(5)), Heals, Acknowledges]),
     },
 ];
 
