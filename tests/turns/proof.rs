@@ -7,7 +7,7 @@ use flypg_controller::clock::mono;
 use flypg_controller::turn::Wanted;
 use flypg_core::Timestamp;
 use flypg_core::decree::Epoch;
-use flypg_core::observed::Stopped;
+use flypg_core::observed::{Heard, Stopped};
 use flypg_core::plan::Action;
 use flypg_core::protocol::{NodeReport, Phase, Standing};
 use flypg_emulator::Knobs;
@@ -82,7 +82,7 @@ impl Suspect {
             disk: None,
             crashes: 0,
         };
-        self.actuator.vigil.hear(&self.machine, report, at, mono());
+        self.actuator.vigil.hear(&self.machine, report, at, Heard::at(mono()));
     }
 
     async fn state(&self) -> MachineState {

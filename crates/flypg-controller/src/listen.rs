@@ -11,7 +11,7 @@ use flypg_core::Timestamp;
 use flypg_core::failover::lease::Timing;
 use flypg_core::keys::Key;
 use flypg_core::names::{ClusterName, NodeName};
-use flypg_core::observed::{Missed, Observed, Power, Unknown};
+use flypg_core::observed::{Heard, Missed, Observed, Power, Unknown};
 use tokio::task::AbortHandle;
 
 use crate::agent::{AgentClient, AgentError, Seat};
@@ -121,12 +121,13 @@ impl Poll {
             // heard nothing is answered at once.
             let hold = if missed == 0 { interval } else { Duration::ZERO };
             let after = heard.filter(|_| missed == 0).unwrap_or(0);
+            let asked = clock::mono();
             let answer = self.agents.report_after(&self.seat, &self.key, after, hold, interval / 2).await;
-            let arrived = clock::mono();
+            let when = Heard { asked, arrived: clock::mono() };
             match answer {
                 Ok(report) if report.machine == self.seat.machine && report.node == self.node => {
                     (heard, missed) = (Some(report.version), 0);
-                    self.vigil.hear(&self.seat.machine, report, Timestamp::now(), arrived);
+                    self.vigil.hear(&self.seat.machine, report, Timestamp::now(), when);
                     continue;
                 }
                 Ok(stranger) => {

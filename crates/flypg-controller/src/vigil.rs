@@ -12,7 +12,7 @@ use flypg_core::Timestamp;
 use flypg_core::decree::{Decree, Epoch, Stage};
 use flypg_core::failover::lease::Mono;
 use flypg_core::names::{ClusterName, NodeName};
-use flypg_core::observed::{Missed, Observed, Order, Power, Seen, Stopped, Unknown, Watch};
+use flypg_core::observed::{Heard, Missed, Observed, Order, Power, Seen, Stopped, Unknown, Watch};
 use flypg_core::protocol::NodeReport;
 use tokio::sync::Notify;
 
@@ -103,7 +103,7 @@ impl Vigil {
     }
 
     /// A report arrived.
-    pub fn hear(&self, machine: &str, report: NodeReport, at: Timestamp, arrived: Mono) {
+    pub fn hear(&self, machine: &str, report: NodeReport, at: Timestamp, heard: Heard) {
         let mut notes = self.notes();
         let before = notes.said.get(machine).map(|(_, report)| report);
         let is_news = notes.silence.contains_key(machine)
@@ -112,7 +112,7 @@ impl Vigil {
         if before.is_none_or(|before| before.boot != report.boot) {
             notes.boots.insert(machine.to_owned(), at);
         }
-        notes.watch.hear(machine, &report, arrived);
+        notes.watch.hear(machine, &report, heard);
         notes.silence.remove(machine);
         notes.said.insert(machine.to_owned(), (at, report));
         drop(notes);

@@ -142,7 +142,6 @@ fn a_branch_made_by_hand_is_not_taken_for_the_real_one() {
 
 /// Invariant I8: who runs was seen less than five seconds ago.
 #[test]
-#[ignore = "a controller that stood still for 20 s removes a node by reports from before that"]
 fn nobody_is_removed_by_what_was_seen_long_ago() {
     let outcome = flypg_sim::run(4_409);
     assert!(outcome.violation.is_none(), "{:?}", outcome.violation);

@@ -79,13 +79,13 @@ fn a_node_that_falls_silent_and_comes_back_is_told_of_twice() {
     let mut report = crate::lead::a_report();
     report.node = "ord-1".parse().unwrap();
     heard.observed.reports.insert("m1".to_owned(), Seen::at(clock(), report.clone()));
-    heard.observed.watch.hear("m1", &report, Default::default());
+    heard.observed.watch.hear("m1", &report, flypg_core::observed::Heard::at(Default::default()));
     chronicle.planned(&heard);
     for missed in [Missed::Silent, Missed::Refused, Missed::Refused] {
         heard.observed.watch.miss("m1", missed);
         chronicle.planned(&heard);
     }
-    heard.observed.watch.hear("m1", &report, Default::default());
+    heard.observed.watch.hear("m1", &report, flypg_core::observed::Heard::at(Default::default()));
     chronicle.planned(&heard);
     assert_eq!(
         told(dir.path()),

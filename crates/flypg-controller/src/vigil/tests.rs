@@ -69,7 +69,7 @@ fn a_report_is_known_by_its_own_arrival() {
     let hear = |version: u64, at| {
         let sent = BootTime(Duration::from_secs(version));
         let report = NodeReport { sent, ..report("ord-1", "b", version) };
-        vigil.hear("m1", report, Timestamp::UNIX_EPOCH, MS(at));
+        vigil.hear("m1", report, Timestamp::UNIX_EPOCH, Heard::at(MS(at)));
     };
     hear(1, 10);
     vigil.prove("m1").succeeded(MS(20));
@@ -95,7 +95,7 @@ async fn the_primary_calls_with_every_report_and_the_others_with_news() {
     scene(&vigil, Some(decree()), 1);
     let hear = |node: &str, version| {
         let report = report(node, "b", version);
-        vigil.hear(&report.machine.clone(), report, Timestamp::UNIX_EPOCH, MS(version));
+        vigil.hear(&report.machine.clone(), report, Timestamp::UNIX_EPOCH, Heard::at(MS(version)));
     };
     for node in ["ord-1", "ord-2"] {
         hear(node, 1);
@@ -116,7 +116,7 @@ async fn the_primary_calls_with_every_report_and_the_others_with_news() {
 fn who_does_not_answer_is_unknown_to_the_turns_and_remembered_by_leadership() {
     let vigil = Vigil::default();
     vigil.looked(&look(&[("m1", Power::Started)]));
-    vigil.hear("m1", report("ord-1", "b", 1), Timestamp::UNIX_EPOCH, MS(1));
+    vigil.hear("m1", report("ord-1", "b", 1), Timestamp::UNIX_EPOCH, Heard::at(MS(1)));
     vigil.miss("m1", Missed::Silent, Unknown::NoAnswer { error: "gone".to_owned() });
     assert!(vigil.reports()["m1"].known().is_some(), "once is nothing yet");
     vigil.miss("m1", Missed::Silent, Unknown::NoAnswer { error: "gone".to_owned() });
@@ -137,7 +137,7 @@ fn the_last_that_was_known_of_the_platform_stays() {
     vigil.looked(&blind);
     assert_eq!(vigil.platform().machines.known().map(Vec::len), Some(2));
     // Whoever answers runs, whatever an older list says.
-    vigil.hear("m2", report("ord-2", "b", 1), Timestamp::UNIX_EPOCH, MS(1));
+    vigil.hear("m2", report("ord-2", "b", 1), Timestamp::UNIX_EPOCH, Heard::at(MS(1)));
     let power = |scene: &Scene, id: &str| {
         scene.observed.machines.known().unwrap().iter().find(|machine| machine.id == id).unwrap().power
     };
@@ -150,7 +150,7 @@ fn the_last_that_was_known_of_the_platform_stays() {
 async fn who_decides_and_who_removes_do_not_cross() {
     let vigil = Vigil::default();
     vigil.looked(&look(&[("m1", Power::Started), ("m2", Power::Started)]));
-    vigil.hear("m2", report("ord-2", "b", 1), Timestamp::UNIX_EPOCH, MS(1));
+    vigil.hear("m2", report("ord-2", "b", 1), Timestamp::UNIX_EPOCH, Heard::at(MS(1)));
     let before = scene(&vigil, None, 2);
 
     // The record is not what the removal was planned for: nothing goes, and what was decided before is made again.
@@ -195,7 +195,7 @@ fn a_proof_of_a_machine_that_spoke_meanwhile_is_none() {
         vigil.looked(&look(&[("m1", Power::Started)]));
         let proof = vigil.prove("m1");
         assert!(vigil.is_proving("m1"));
-        vigil.hear("m1", report("ord-1", "b", 1), Timestamp::UNIX_EPOCH, MS(heard));
+        vigil.hear("m1", report("ord-1", "b", 1), Timestamp::UNIX_EPOCH, Heard::at(MS(heard)));
         proof.succeeded(MS(10));
         assert!(!vigil.is_proving("m1"));
         assert_eq!(scene(&vigil, None, 20).observed.watch.stopped.contains_key("m1"), proven, "heard at {heard}");

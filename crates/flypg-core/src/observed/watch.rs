@@ -45,6 +45,9 @@ pub struct Watch {
 pub struct Pulse {
     /// When its last report arrived; absent if none ever did.
     pub heard: Option<Mono>,
+    /// When that was asked for: what it says may be as old as this, however late it was read.
+    #[serde(default)]
+    pub asked: Option<Mono>,
     /// Questions in a row that got no answer. A connection that was refused or reset counts twice.
     pub missed: u32,
     /// The incarnation of the agent that its last report came from.
@@ -71,6 +74,21 @@ pub enum Missed {
     Refused,
 }
 
+/// When a report was asked for, and when it was there. What it says was so at some moment in between; a controller that
+/// stood still may find one that waited for it for long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heard {
+    pub asked: Mono,
+    pub arrived: Mono,
+}
+
+impl Heard {
+    /// Asked for and answered at one instant.
+    pub fn at(at: Mono) -> Self {
+        Self { asked: at, arrived: at }
+    }
+}
+
 /// A Machine that was proven stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stopped {
@@ -95,9 +113,10 @@ impl Watch {
     }
 
     /// A report of this Machine's agent has arrived.
-    pub fn hear(&mut self, machine: &str, report: &NodeReport, arrived: Mono) {
+    pub fn hear(&mut self, machine: &str, report: &NodeReport, heard: Heard) {
+        let arrived = heard.arrived;
         let pulse = self.pulses.entry(machine.to_owned()).or_default();
-        pulse.heard = Some(arrived);
+        (pulse.heard, pulse.asked) = (Some(arrived), Some(heard.asked));
         pulse.missed = 0;
         pulse.incarnation = Some(report.incarnation);
         let role = report.postgres.as_ref().map(|postgres| &postgres.role);

@@ -138,12 +138,13 @@ pub(super) fn remove(draft: &mut Draft, world: &World<'_>) {
 
 fn copies<'a>(world: &World<'a>) -> Copies<'a> {
     let primary = world.decree.and_then(|d| world.census.get(&d.primary));
-    // What a controller heard before it stood still for a while says nothing about now (protocol I8: seen < 5 s ago).
-    let heard = |machine: &Machine| world.watch.pulses.get(&machine.id).and_then(|pulse| pulse.heard);
+    // What a controller was told before it stood still for a while says nothing about now, even where it reads that only
+    // now (protocol I8: seen < 5 s ago).
+    let asked = |machine: &Machine| world.watch.pulses.get(&machine.id).and_then(|pulse| pulse.asked);
     let lately = primary
         .and_then(|node| node.machine)
-        .and_then(heard)
-        .is_none_or(|heard| world.watch.now.since(heard) < SEEN_LATELY);
+        .and_then(asked)
+        .is_none_or(|asked| world.watch.now.since(asked) < SEEN_LATELY);
     Copies { decree: world.decree, primary_runs: lately && primary.is_some_and(|n| n.is_sure()) }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use flypg_core::decree::Decree;
 use flypg_core::failover::lease::{Mono, Timing};
 use flypg_core::ledger::Caller;
-use flypg_core::observed::{Missed, Seen, Watch};
+use flypg_core::observed::{Heard, Missed, Seen, Watch};
 use flypg_core::plan::{Action, Plan};
 use flypg_core::protocol::NodeReport;
 
@@ -59,6 +59,7 @@ struct Call {
     machine: String,
     /// A report is asked for; else something was told.
     polls: bool,
+    asked: Mono,
 }
 
 #[derive(Debug)]
@@ -196,13 +197,13 @@ impl World {
     fn poll(&mut self, id: usize, node: usize) {
         let interval = self.interval(id);
         let machine = self.nodes[node].machine.clone();
-        let call = self.number();
+        let (call, asked) = (self.number(), self.mono(id));
         let controller = &mut self.controllers[id];
         let (after, hold, patience) = match controller.watch.missed(&machine) {
             0 => (controller.versions.get(&node).copied().unwrap_or(0), interval, interval * 2),
             _ => (0, Duration::ZERO, interval),
         };
-        controller.calls.insert(call, Call { node, machine, polls: true });
+        controller.calls.insert(call, Call { node, machine, polls: true, asked });
         let life = controller.life;
         let place = self.place_of_controller(id);
         let asker = Asker::Controller { id, life, call };
@@ -214,10 +215,10 @@ impl World {
         let arrived = self.mono(id);
         let now = wall(self.now);
         let controller = &mut self.controllers[id];
-        let Some(Call { node, machine, polls }) = controller.calls.remove(&call) else { return };
+        let Some(Call { node, machine, polls, asked }) = controller.calls.remove(&call) else { return };
         match reply {
             Reply::Report(report) if polls => {
-                controller.watch.hear(&machine, &report, arrived);
+                controller.watch.hear(&machine, &report, Heard { asked, arrived });
                 let before = controller.versions.insert(node, report.version);
                 // A restarted agent counts anew.
                 let news = before != Some(report.version);

@@ -206,9 +206,9 @@ impl World {
         if self.nodes[index].machine != machine {
             return; // its address belongs to another Machine now
         }
-        let call = self.number();
+        let (call, asked) = (self.number(), self.mono(id));
         let life = self.controllers[id].life;
-        self.controllers[id].calls.insert(call, Call { node: index, machine, polls: false });
+        self.controllers[id].calls.insert(call, Call { node: index, machine, polls: false, asked });
         let place = self.place_of_controller(id);
         self.ask(place, index, Asker::Controller { id, life, call }, request);
         self.to_controller(id, ms(1_000), ControllerEvent::TimedOut { call });

@@ -69,7 +69,7 @@ fn misses_add_up_until_something_is_heard() {
     watch.miss("m1", Missed::Silent);
     watch.miss("m1", Missed::Refused);
     assert_eq!((watch.pulses["m1"].missed, watch.pulses["m1"].heard), (3, None));
-    watch.hear("m1", &primary(1), MS(50));
+    watch.hear("m1", &primary(1), Heard::at(MS(50)));
     let heard = Pulse { heard: Some(MS(50)), incarnation: Some(3), ran: Some((3, 0)), ..Pulse::default() };
     assert_eq!(watch.pulses["m1"], heard);
     watch.miss("m1", Missed::Silent);
@@ -80,11 +80,11 @@ fn misses_add_up_until_something_is_heard() {
 fn a_postgres_that_is_down_is_down_since_the_first_report_that_says_so() {
     let mut watch = Watch::default();
     let down = report("ord-1", "b1", Phase::Starting, None);
-    watch.hear("m1", &down, MS(10));
-    watch.hear("m1", &down, MS(20));
+    watch.hear("m1", &down, Heard::at(MS(10)));
+    watch.hear("m1", &down, Heard::at(MS(20)));
     watch.miss("m1", Missed::Silent);
     assert_eq!(watch.pulses["m1"].down_since, Some(MS(10)));
-    watch.hear("m1", &primary(1), MS(30));
+    watch.hear("m1", &primary(1), Heard::at(MS(30)));
     assert_eq!(watch.pulses["m1"].down_since, None);
 }
 
@@ -93,9 +93,9 @@ fn a_proof_holds_until_the_machine_is_heard_again() {
     let mut watch = Watch::default();
     watch.stopped.insert("m1".to_owned(), Stopped { at: MS(5) });
     watch.miss("m1", Missed::Refused);
-    watch.hear("m2", &primary(1), MS(10));
+    watch.hear("m2", &primary(1), Heard::at(MS(10)));
     assert!(watch.stopped.contains_key("m1"));
-    watch.hear("m1", &report("ord-1", "b2", Phase::Starting, None), MS(20));
+    watch.hear("m1", &report("ord-1", "b2", Phase::Starting, None), Heard::at(MS(20)));
     assert!(watch.stopped.is_empty());
 }
 
