@@ -10,7 +10,7 @@ mod restart;
 
 use std::collections::BTreeMap;
 
-pub use refused::{BadParameterName, check_name, refused};
+pub use refused::{BadParameterName, check_name, refused, refused_value};
 pub use render::{BadValue, check_value, render};
 pub use restart::needs_restart;
 

@@ -6,6 +6,13 @@ pub fn refused(parameter: &str) -> Option<&'static str> {
     REFUSED.iter().find(|(names, _)| names.split_ascii_whitespace().any(|n| n == name)).map(|(_, reason)| *reason)
 }
 
+/// Why a person may not give `parameter` that `value`; `None` if they may. Case does not matter.
+pub fn refused_value(parameter: &str, value: &str) -> Option<&'static str> {
+    let is = |words: &[&str], word: &str| words.iter().any(|known| known.eq_ignore_ascii_case(word));
+    (is(&["log_min_messages"], parameter) && is(&["error", "log", "fatal", "panic"], value))
+        .then_some("flypg's gate goes by the warnings in Postgres' log: it has to be `warning` or more verbose")
+}
+
 /// Names by reason. Sources: what CloudNativePG refuses, PostgreSQL's own documentation of each, and the rules of the
 /// failover protocol.
 const REFUSED: &[(&str, &str)] = &[

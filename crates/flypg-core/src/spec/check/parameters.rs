@@ -67,6 +67,8 @@ impl Checker<'_> {
     fn value(&mut self, name: &str, value: &str, span: Span) -> bool {
         let complaint = if settings::check_value(name, value).is_err() {
             Some(("expected one line without control characters".to_owned(), vec![]))
+        } else if let Some(reason) = settings::refused_value(name, value) {
+            Some((reason.to_owned(), vec![]))
         } else if value.len() > LONGEST_VALUE {
             Some((format!("expected at most {LONGEST_VALUE} bytes"), vec![]))
         } else if let Some(unit) = misspelt_unit(name, value) {

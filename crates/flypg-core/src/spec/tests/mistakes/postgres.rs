@@ -138,7 +138,7 @@ fn parameters_with_bad_values() {
     check(
         with(
             "version: 15",
-            "version: 15\n    parameters:\n      work_mem: 16mb\n      shared_buffers: 1G\n      max_connections: many\n      search_path: \"a\\nb\"\n      statement_timeout:\n      effective_io_concurrency: 010\n      log_line_prefix: [1]",
+            "version: 15\n    parameters:\n      work_mem: 16mb\n      shared_buffers: 1G\n      max_connections: many\n      search_path: \"a\\nb\"\n      statement_timeout:\n      effective_io_concurrency: 010\n      log_line_prefix: [1]\n      log_min_messages: Error",
         ),
         expect![[r#"
             error: `work_mem` cannot be `16mb`
@@ -190,6 +190,12 @@ fn parameters_with_bad_values() {
                |
             16 |       log_line_prefix: [1]
                |                        ^^^ expected a value
+
+            error: `log_min_messages` cannot be `Error`
+              --> cluster.yaml:17:25
+               |
+            17 |       log_min_messages: Error
+               |                         ^^^^^ flypg's gate goes by the warnings in Postgres' log: it has to be `warning` or more verbose
         "#]],
     );
 }
