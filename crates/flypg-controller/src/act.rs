@@ -11,6 +11,7 @@ use flypg_core::decree::Decree;
 use flypg_core::digest;
 use flypg_core::keys::Key;
 use flypg_core::names::ClusterName;
+use flypg_core::observed::Heard;
 use flypg_core::plan::{Action, Subject};
 use flypg_core::protocol::env;
 use flypg_machines::types::{self as fly, Secret};
@@ -19,6 +20,7 @@ use flypg_machines::{
 };
 
 use crate::agent::{AgentClient, AgentError, Seat};
+use crate::clock;
 use crate::store::{Doubt, Known, Records, Store, StoreError, Swap, Term, Thing};
 use crate::translate;
 use crate::vigil::Vigil;
@@ -282,7 +284,12 @@ impl LiveActuator {
             }
             Action::Assign { machine, address, assignment } => {
                 let seat = seat(cluster, machine, *address);
-                self.agents.assign(&seat, &self.key(cluster)?, &self.term()?.caller, assignment).await?;
+                let asked = clock::mono();
+                let report = self.agents.assign(&seat, &self.key(cluster)?, &self.term()?.caller, assignment).await?;
+                // So that nobody tells it the same again before it is asked the next time.
+                if report.machine == *machine && report.node == assignment.node {
+                    self.vigil.hear(machine, report, (self.clock)(), Heard { asked, arrived: clock::mono() });
+                }
                 nothing
             }
             Action::Renew { machine, address, grant, arrived, .. } => {

@@ -222,7 +222,8 @@ impl AgentClient {
         self.call(seat, key, call).await
     }
 
-    /// Tells the node what to be; on its disk before this returns.
+    /// Tells the node what to be; on its disk before this returns. Gives what the node says then: of this assignment, or
+    /// of a later one.
     ///
     /// # Errors
     /// See [`AgentError`].
@@ -232,9 +233,8 @@ impl AgentClient {
         key: &Key,
         caller: &Caller,
         assignment: &Assignment,
-    ) -> Result<(), AgentError> {
-        let body = json!({ "caller": caller, "assignment": assignment });
-        self.tell(seat, key, "/v1/assignment", body).await
+    ) -> Result<NodeReport, AgentError> {
+        self.tell(seat, key, "/v1/assignment", json!({ "caller": caller, "assignment": assignment })).await
     }
 
     /// Gives the primary a lease in answer to its report.
@@ -242,13 +242,19 @@ impl AgentClient {
     /// # Errors
     /// See [`AgentError`].
     pub async fn grant(&self, seat: &Seat, key: &Key, caller: &Caller, grant: &Grant) -> Result<(), AgentError> {
-        self.tell(seat, key, "/v1/lease", json!({ "caller": caller, "grant": grant })).await
+        let body = json!({ "caller": caller, "grant": grant });
+        let _: serde::de::IgnoredAny = self.tell(seat, key, "/v1/lease", body).await?;
+        Ok(())
     }
 
-    async fn tell(&self, seat: &Seat, key: &Key, path: &str, body: serde_json::Value) -> Result<(), AgentError> {
-        let call = Call { method: Method::PUT, path: path.to_owned(), body: Some(body), timeout: TELL };
-        let _: serde::de::IgnoredAny = self.call(seat, key, call).await?;
-        Ok(())
+    async fn tell<T: serde::de::DeserializeOwned>(
+        &self,
+        seat: &Seat,
+        key: &Key,
+        path: &str,
+        body: serde_json::Value,
+    ) -> Result<T, AgentError> {
+        self.call(seat, key, Call { method: Method::PUT, path: path.to_owned(), body: Some(body), timeout: TELL }).await
     }
 
     /// Restarts Postgres if a parameter waits for it.

@@ -102,10 +102,14 @@ impl Vigil {
         vigil
     }
 
-    /// A report arrived.
+    /// A report arrived, or what a node says once it was told something. Of two that arrive out of order the older one
+    /// counts for nothing.
     pub fn hear(&self, machine: &str, report: NodeReport, at: Timestamp, heard: Heard) {
         let mut notes = self.notes();
         let before = notes.said.get(machine).map(|(_, report)| report);
+        if before.is_some_and(|before| before.boot == report.boot && report.sent < before.sent) {
+            return;
+        }
         let is_news = notes.silence.contains_key(machine)
             || before.is_none_or(|before| (&before.boot, before.version) != (&report.boot, report.version));
         let is_primary = notes.primary.as_ref() == Some(&report.node);

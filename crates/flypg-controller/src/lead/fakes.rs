@@ -30,8 +30,17 @@ struct Shared {
     report: watch::Sender<NodeReport>,
     grants: Mutex<Vec<Grant>>,
     assignments: Mutex<Vec<Assignment>>,
-    /// Takes assignments and never answers.
-    hangs: bool,
+    manner: Manner,
+}
+
+/// How an agent answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Manner {
+    Promptly,
+    /// It takes assignments and never says so.
+    Hanging,
+    /// What is new in its report is not told before the time of the question is over.
+    Late,
 }
 
 #[derive(Deserialize)]
@@ -51,10 +60,10 @@ struct Granted {
 }
 
 impl Agent {
-    pub(super) async fn start(report: NodeReport, hangs: bool) -> Self {
+    pub(super) async fn start(report: NodeReport, manner: Manner) -> Self {
         let (listener, address) = listen().await;
         let (report, _) = watch::channel(report);
-        let shared = Arc::new(Shared { report, grants: Mutex::default(), assignments: Mutex::default(), hangs });
+        let shared = Arc::new(Shared { report, grants: Mutex::default(), assignments: Mutex::default(), manner });
         let router = Router::new()
             .route("/v1/report", get(tell))
             .route("/v1/assignment", put(assign))
@@ -86,16 +95,21 @@ impl Drop for Agent {
 
 async fn tell(State(shared): State<Arc<Shared>>, Query(after): Query<After>) -> Json<NodeReport> {
     let mut report = shared.report.subscribe();
-    let newer = report.wait_for(|report| report.version > after.after);
+    let newer = report.wait_for(|report| report.version > after.after && shared.manner != Manner::Late);
     let _ = tokio::time::timeout(Duration::from_secs_f64(after.wait), newer).await;
-    let mut report = shared.report.borrow().clone();
-    report.sent = BootTime(clock::mono().0);
-    Json(report)
+    Json(shared.answer())
 }
 
-async fn assign(State(shared): State<Arc<Shared>>, Json(told): Json<Assigned>) -> Json<Value> {
+impl Shared {
+    /// Its report, as it is sent now.
+    fn answer(&self) -> NodeReport {
+        NodeReport { sent: BootTime(clock::mono().0), ..self.report.borrow().clone() }
+    }
+}
+
+async fn assign(State(shared): State<Arc<Shared>>, Json(told): Json<Assigned>) -> Json<NodeReport> {
     shared.assignments.lock().unwrap().push(told.assignment.clone());
-    if shared.hangs {
+    if shared.manner == Manner::Hanging {
         std::future::pending::<()>().await;
     }
     shared.report.send_modify(|report| {
@@ -104,7 +118,7 @@ async fn assign(State(shared): State<Arc<Shared>>, Json(told): Json<Assigned>) -
         report.revision = told.assignment.revision;
         report.version += 1;
     });
-    Json(json!({}))
+    Json(shared.answer())
 }
 
 async fn grant(State(shared): State<Arc<Shared>>, Json(told): Json<Granted>) -> Json<Value> {

@@ -4,7 +4,9 @@ use flypg_core::decree::{CommitMode, Decree, Epoch, Member, Stage, SystemId};
 use flypg_core::failover::{History, Rule};
 use flypg_core::names::{ClusterName, NodeName};
 use flypg_core::observed::{App, Machine, MachineConfig, Observed, Power, Seen, Volume, metadata};
-use flypg_core::protocol::{Gate, Leading, Lsn, NodeReport, PgReport, PgRole, Phase, ReplicaReport, Standing, Task};
+use flypg_core::protocol::{
+    Assignment, Gate, Leading, Lsn, NodeReport, PgReport, PgRole, Phase, ReplicaReport, Standing, Task,
+};
 use flypg_core::spec::{Durability, Profile, SnapshotPolicy};
 use flypg_machines::{Client, ClientConfig};
 use jiff::SignedDuration;
@@ -12,7 +14,7 @@ use jiff::SignedDuration;
 use flypg_core::failover::lease::{BootTime, Grant, Granted, Mono};
 use flypg_core::plan::{Risk, Why};
 
-use super::fakes::Agent;
+use super::fakes::{Agent, Manner};
 use super::*;
 use crate::agent::AgentClient;
 use crate::clock;
@@ -124,19 +126,20 @@ struct Rig {
 }
 
 impl Rig {
-    /// `hangs`: the node whose agent takes assignments and never answers.
-    async fn start(hangs: Option<u32>) -> Self {
-        Self::begin(hangs, |_, _| {}).await
+    /// All agents answer promptly, but for `ord-2`'s.
+    async fn start(second: Manner) -> Self {
+        Self::begin(second, |_, _| {}).await
     }
 
     /// The same, with something that is otherwise when it begins.
-    async fn begin(hangs: Option<u32>, otherwise: impl FnOnce(&[Agent], &mut Observed)) -> Self {
+    async fn begin(second: Manner, otherwise: impl FnOnce(&[Agent], &mut Observed)) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap().lead(&Home::here(None), false).await.unwrap();
         store.swap(&cluster(), None, Some(&decree())).await.unwrap();
         let mut agents = Vec::new();
         for ordinal in 1..=3 {
-            agents.push(Agent::start(report(ordinal), hangs == Some(ordinal)).await);
+            let manner = if ordinal == 2 { second } else { Manner::Promptly };
+            agents.push(Agent::start(report(ordinal), manner).await);
         }
         let vigil = Arc::new(Vigil::new(false));
         let master = Key::from_bytes([1; 32]);
@@ -236,7 +239,7 @@ async fn eventually<T, F: Future<Output = Option<T>>>(what: &str, mut look: impl
 #[tokio::test]
 async fn a_primary_is_listened_to_whatever_its_machine_is_said_to_do() {
     for power in [Power::Changing, Power::Stopped, Power::Failed, Power::Created] {
-        let rig = Rig::begin(None, |agents, look| {
+        let rig = Rig::begin(Manner::Promptly, |agents, look| {
             agents[0].kill();
             look.record = Seen::at(Timestamp::UNIX_EPOCH, Some(decree()));
             let Seen::At { value, .. } = &mut look.machines else { unreachable!("they were just seen") };
@@ -251,7 +254,7 @@ async fn a_primary_is_listened_to_whatever_its_machine_is_said_to_do() {
 
 #[tokio::test]
 async fn every_report_of_the_primary_is_answered_without_a_platform() {
-    let rig = Rig::start(None).await;
+    let rig = Rig::start(Manner::Promptly).await;
     let grants = eventually("four leases", || async { Some(rig.agent(1).grants()).filter(|g| g.len() >= 4) }).await;
     for (one, next) in grants.iter().zip(&grants[1..]) {
         assert_eq!((next.epoch, next.boot.as_str()), (Epoch(1), "boot-1"));
@@ -312,7 +315,7 @@ async fn a_lease_is_known_here_before_its_call_has_begun() {
 
 #[tokio::test]
 async fn an_agent_that_hangs_delays_nobody() {
-    let rig = Rig::start(Some(2)).await;
+    let rig = Rig::start(Manner::Hanging).await;
     eventually("everybody was told", || async {
         (1..=3).all(|ordinal| !rig.agent(ordinal).assignments().is_empty()).then_some(())
     })
@@ -326,8 +329,19 @@ async fn an_agent_that_hangs_delays_nobody() {
 }
 
 #[tokio::test]
+async fn what_a_node_has_taken_it_is_not_told_again() {
+    let rig = Rig::start(Manner::Late).await;
+    eventually("ord-2 is told, and leases run on", || async {
+        (!rig.agent(2).assignments().is_empty() && rig.agent(1).grants().len() >= 6).then_some(())
+    })
+    .await;
+    let told: Vec<String> = rig.agent(2).assignments().iter().map(Assignment::digest).collect();
+    assert!(told.windows(2).all(|pair| pair[0] != pair[1]), "{told:?}");
+}
+
+#[tokio::test]
 async fn a_primary_that_is_gone_is_replaced_without_a_platform() {
-    let rig = Rig::start(None).await;
+    let rig = Rig::start(Manner::Promptly).await;
     eventually("a lease", || async { (!rig.agent(1).grants().is_empty()).then_some(()) }).await;
     rig.agent(1).kill();
     let record = eventually("an attempt", || async { Some(rig.record().await).filter(Decree::is_electing) }).await;
@@ -344,7 +358,7 @@ async fn a_primary_that_is_gone_is_replaced_without_a_platform() {
 
 #[tokio::test]
 async fn a_deposed_controller_grants_nothing() {
-    let rig = Rig::start(None).await;
+    let rig = Rig::start(Manner::Promptly).await;
     eventually("a lease", || async { (!rig.agent(1).grants().is_empty()).then_some(()) }).await;
     let _other = rig.store.lead(&Home::here(None), false).await.unwrap();
     let last = clock::mono();

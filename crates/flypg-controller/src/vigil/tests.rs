@@ -61,6 +61,20 @@ fn scene(vigil: &Vigil, record: Option<Decree>, now: u64) -> Scene {
     vigil.scene(Seen::at(Timestamp::UNIX_EPOCH, record), watch)
 }
 
+#[test]
+fn of_two_reports_that_arrive_out_of_order_the_later_one_counts() {
+    let vigil = Vigil::new(true);
+    let hear = |boot: &str, sent, version| {
+        let sent = BootTime(Duration::from_secs(sent));
+        vigil.hear("m1", NodeReport { sent, ..report("ord-1", boot, version) }, Timestamp::UNIX_EPOCH, Heard::at(MS(10)));
+        vigil.reports()["m1"].known().unwrap().version
+    };
+    assert_eq!(hear("b", 5, 2), 2);
+    assert_eq!(hear("b", 4, 1), 2, "it was sent before the other");
+    assert_eq!(hear("b", 5, 3), 3);
+    assert_eq!(hear("c", 1, 1), 1, "the clock of another boot");
+}
+
 /// The record is read first, and what is known beside it taken a moment later. A report that comes in between has its own
 /// time of arrival: with that of the one before, its lease would be counted as over too early.
 #[test]
