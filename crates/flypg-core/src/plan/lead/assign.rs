@@ -249,6 +249,10 @@ fn progress(
             let why = "it is the primary on record and runs as a standby".to_owned();
             Until::NodeInOrder { node: name.clone(), why }
         }
+        // It is counted on only once it is sure to be a whole copy: the rule changes then, and is not what it will be.
+        Phase::Running if node.streams_from(&decree.primary) && !Scene::of(world, decree).is_admitted(name) => {
+            Until::CaughtUp { node: name.clone() }
+        }
         Phase::Running if node.streams_from(&decree.primary) => return read(draft, world, name, node),
         Phase::Running => Until::Streams { node: name.clone() },
         Phase::Initialising => wait(Progress::Initialising),

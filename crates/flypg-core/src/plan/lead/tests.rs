@@ -346,6 +346,22 @@ fn two_nodes_fail_over_with_the_survivor() {
     );
 }
 
+/// One that streams from its first moment on is counted on only later, and the rule changes then: a plan that said nothing
+/// before would be taken for the last one.
+#[test]
+fn a_standby_that_streams_is_waited_for_until_it_can_be_counted_on() {
+    let mut story = Story::of(3, "quorum");
+    back(&mut story.world, "ord-3");
+    let history = report(&mut story.world, "ord-3").postgres.as_mut().expect("it runs").history.take();
+    let plan = story.plan();
+    assert_eq!(plan.changes().count(), 0);
+    let holds: Vec<String> = plan.holds.iter().map(render::hold).collect();
+    assert_eq!(holds, ["ord-3: until ord-3 has caught up"]);
+    assert!(plan.holds[0].until.is_wait());
+    report(&mut story.world, "ord-3").postgres.as_mut().expect("it runs").history = history;
+    assert!(story.plan().is_quiet());
+}
+
 #[test]
 fn a_switchover_goes_to_whom_it_was_asked_for() {
     let mut story = Story::of(3, "quorum");
