@@ -26,7 +26,7 @@ use crate::rewind::{self, RewindError};
 use crate::roles;
 use crate::shared::Shared;
 use crate::sql::SqlError;
-use crate::store::StoreError;
+use crate::store::{Store, StoreError};
 use crate::wal::{self, StubError};
 
 /// What a checkpoint before a stop may take; the stop makes another one anyway, shorter by what this one wrote.
@@ -86,6 +86,7 @@ impl Node {
             NodeStep::Nothing | NodeStep::Wait { .. } | NodeStep::Hold { .. } | NodeStep::Quarantine { .. } => Ok(()),
             NodeStep::Initdb { ref nonce } => {
                 tracing::info!("initialising a new database system");
+                self.forget_reached()?;
                 let made = make::initdb(&shared.config, nonce);
                 self.make(made, &step, None).await
             }
@@ -96,6 +97,7 @@ impl Node {
             }
             NodeStep::Clone { ref from } => {
                 tracing::info!(%from, "cloning");
+                self.forget_reached()?;
                 let (progress, seen) = watch::channel((0, None));
                 let made = make::clone(&shared.config, from, false, &progress);
                 self.make(made, &step, Some(seen)).await
@@ -115,6 +117,7 @@ impl Node {
                     return Ok(());
                 }
                 self.record(Ledger::given_up)?;
+                self.forget_reached()?;
                 (self.rewind_failed, self.found) = (None, None);
                 data_dir::set_aside(&shared.config, &Origin::Clone { from }).map_err(StepError::SetAside)?;
                 data_dir::unmark_rewind(&shared.config).map_err(StepError::SetAside)
@@ -252,6 +255,7 @@ impl Node {
             }
         }
         tracing::warn!(%from, "rewinding");
+        self.forget_reached()?;
         self.data_changed = true;
         let rewound = tokio::select! {
             rewound = rewind::rewind(config, from, astray) => rewound,
@@ -260,7 +264,7 @@ impl Node {
         match rewound {
             Ok(()) => {
                 tracing::info!(%from, "rewound");
-                self.is_remade();
+                self.is_remade()?;
             }
             Err(error @ (RewindError::NotYet(_) | RewindError::Io { .. })) => {
                 self.delay_making();
@@ -276,8 +280,14 @@ impl Node {
         Ok(())
     }
 
+    /// How far the data had come says nothing of those that take their place.
+    fn forget_reached(&self) -> Result<(), StepError> {
+        Ok(self.shared.store.as_ref().map_or(Ok(()), Store::forget_reached)?)
+    }
+
     /// The data are whole again, and another's.
-    fn is_remade(&mut self) {
+    fn is_remade(&mut self) -> Result<(), StepError> {
+        self.forget_reached()?;
         self.remade = true;
         (self.found, self.rewind_failed, self.why) = (None, None, None);
         self.lost_wal = None;
@@ -285,6 +295,7 @@ impl Node {
         self.failed_makes.clear();
         // The files that came with them are not those that were written here.
         self.conf = Conf::default();
+        Ok(())
     }
 
     /// An attempt that cost nobody anything is made again soon.
@@ -307,10 +318,8 @@ impl Node {
         let postmaster = Postmaster::start(config).map_err(StepError::Start)?;
         self.postmaster = Some(postmaster);
         (self.found, self.remade) = (None, false);
-        if standby {
-            // Recovery goes on, and has no end to be compared with.
-            self.reached = None;
-        }
+        // That of a standby goes on, and has no end to be compared with.
+        self.recovers = !standby;
         self.shared.starts.fetch_add(1, Ordering::Relaxed);
         // An order that came while it was down is carried out by this.
         self.shared.restart_ordered.store(false, Ordering::Relaxed);
@@ -462,7 +471,7 @@ impl Node {
         };
         match result {
             Ok(()) => {
-                self.is_remade();
+                self.is_remade()?;
                 data_dir::unmark_rewind(&shared.config).map_err(StepError::SetAside)?;
             }
             Err(error) => {

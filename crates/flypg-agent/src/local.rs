@@ -17,7 +17,7 @@ impl Node {
         let config = &self.shared.config;
         let found = self.found(ledger);
         let postmaster = match &self.postmaster {
-            Some(postmaster) if postmaster.up => Seen::Up,
+            Some(postmaster) if postmaster.up && !self.recovers => Seen::Up,
             Some(_) => Seen::Starting,
             None if matches!(self.data, DataDir::Complete { .. } | DataDir::Unusable { .. })
                 && processes::leftovers(&config.paths.pgdata) =>
@@ -43,7 +43,7 @@ impl Node {
             reign: self.reign_seen(),
             end: found.map(|found| found.end.clone()),
             astray: self.astray(ledger),
-            lost_wal: self.lost_wal.clone(),
+            lost_wal: self.lost_wal.clone().or_else(|| self.lack(found)),
             rewind_failed: self.rewind_failed(),
             stopping: self.shared.ending.is_cancelled(),
             clean: found.is_some_and(|found| found.clean),
@@ -59,6 +59,12 @@ impl Node {
             _ => None,
         };
         self.found.as_ref().filter(|found| found.recruited_in == recruited_in)
+    }
+
+    /// What is missing in data of which it is known where they end.
+    fn lack(&self, found: Option<&Found>) -> Option<String> {
+        let (end, store) = (&found?.end, self.shared.store.as_ref().ok()?);
+        store.high_water().lack_of(&end.history, end.lsn)
     }
 
     /// Whether its data fit the lineage that it was told, as far as that can be said.

@@ -8,9 +8,10 @@ use flypg_core::Timestamp;
 use flypg_core::decree::Epoch;
 use flypg_core::failover::History;
 use flypg_core::ledger::Ledger;
-use flypg_core::node::{CRASH_WINDOW, DataDir, Local, NodeStep, Postmaster as Seen, PrimarySeen, next};
-use flypg_core::protocol::{Assignment, Disk, End, Lsn, PgRole};
+use flypg_core::node::{CRASH_WINDOW, DataDir, Local, NodeStep, Position, Postmaster as Seen, PrimarySeen, next};
+use flypg_core::protocol::{Assignment, Disk, End, Lsn, PgRole, Task};
 use nix::sys::statvfs::statvfs;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::conf::Conf;
@@ -22,6 +23,7 @@ use crate::processes;
 use crate::reign::Reign;
 use crate::shared::Shared;
 use crate::sql::{Identity, Look, Session, SqlError};
+use crate::store::Store;
 use crate::wal;
 
 /// How often a Postgres that is well is looked at.
@@ -33,6 +35,9 @@ const STARTING: Duration = Duration::from_millis(15);
 /// The same for one that is on its way to leading, or to a handover, unless that takes longer than [`SOON`].
 const ON_THE_WAY: Duration = Duration::from_millis(10);
 const SOON: Duration = Duration::from_secs(5);
+
+/// How often it is brought to disk how far the data are (protocol §2.3, "flushed_hi").
+const MARK_EACH: Duration = Duration::from_secs(5);
 
 /// What this agent knows of its Postgres. Whatever is not in the ledger is found out again after a restart.
 #[derive(Debug)]
@@ -83,11 +88,17 @@ pub struct Node {
     pub(crate) markers_may_differ: bool,
     /// The markers that were last seen in these data.
     pub(crate) markers: Vec<(Epoch, String)>,
-    /// Up to where this agent has seen a primary's WAL flushed.
-    pub(crate) reached: Option<Lsn>,
+    /// When it was last begun to bring to disk how far the data are.
+    marked: Instant,
+    marking: Option<JoinHandle<()>>,
+    /// Postgres was last started as a primary, and where its recovery ended is not compared yet with how far its data had
+    /// come.
+    pub(crate) recovers: bool,
+    /// Where the first checkpoint of such a Postgres begins, behind all that recovery found.
+    recovered_to: Option<Lsn>,
     /// Where its data end, once nothing can be added.
     pub(crate) found: Option<Found>,
-    /// These data lack WAL that this agent has seen flushed.
+    /// These data lack what they once had: an older state of them was put back, or the disk lost it.
     pub(crate) lost_wal: Option<String>,
     /// Why the data cannot be rewound.
     pub(crate) rewind_failed: Option<String>,
@@ -141,7 +152,10 @@ impl Node {
             history: None,
             markers_may_differ: true,
             markers: Vec::new(),
-            reached: None,
+            marked: Instant::now(),
+            marking: None,
+            recovers: false,
+            recovered_to: None,
             found: None,
             lost_wal: None,
             rewind_failed: None,
@@ -213,6 +227,9 @@ impl Node {
                 }
             }
         }
+        if let Some(Err(error)) = self.shared.store.as_ref().ok().map(Store::flush_high_water) {
+            tracing::warn!(error = crate::words(&error), "how far the data are could not be remembered");
+        }
         self.shared.ended.cancel();
     }
 
@@ -244,9 +261,10 @@ impl Node {
 
     /// The postmaster ended, asked or unasked.
     pub(crate) async fn has_ended(&mut self, status: std::io::Result<std::process::ExitStatus>) {
-        let Some(mut postmaster) = self.postmaster.take() else { return };
+        let Some(postmaster) = self.postmaster.take() else { return };
         // At once: whoever waits for the report decides by it.
         self.shared.postgres_ended();
+        postmaster.log.flush();
         (self.session, self.sight, self.identity, self.history) = (None, None, None, None);
         self.reign = Reign::default();
         // What failed because of this says less than what it was.
@@ -297,7 +315,7 @@ impl Node {
                     if sight.streams {
                         // Whatever was missing is not missing now.
                         self.postmaster.iter().for_each(|postmaster| postmaster.log.forget_stranded());
-                        (self.asked, self.no_room, self.lost_wal) = (None, false, None);
+                        (self.asked, self.no_room) = (None, false);
                     }
                     self.conf.check(&sight.waits_for);
                     let promoted = matches!(sight.role, PgRole::Primary { .. });
@@ -306,15 +324,12 @@ impl Node {
                         self.data_changed = true;
                         self.look_at_data().await;
                     }
-                    self.reached = match &sight.role {
-                        PgRole::Primary { lsn, .. } => Some(*lsn),
-                        PgRole::Standby { .. } => None,
-                    };
                     self.sight = Some(sight);
                     self.answered = Instant::now();
                     if let Err(error) = self.read_history().await {
                         tracing::warn!(error = crate::words(&error), "the history of these data cannot be read");
                     }
+                    self.mark();
                 }
                 Err(error) => {
                     tracing::warn!(error = crate::words(&error), "Postgres does not answer");
@@ -378,20 +393,58 @@ impl Node {
         Ok(())
     }
 
+    /// Takes note of how far the data are, and of whether they have all that they once had (rules R11, R17).
+    fn mark(&mut self) {
+        let (Some(sight), Ok(store)) = (&self.sight, &self.shared.store) else { return };
+        let Some(history) = self.history.as_ref().filter(|history| history.timeline == sight.timeline) else { return };
+        let (timeline, high_water) = (sight.timeline, store.high_water());
+        let at = match &sight.role {
+            PgRole::Primary { lsn, .. } => {
+                // What it has written since says nothing.
+                if let Some(lack) = self.recovered_to.and_then(|found| high_water.lack_of(history, found)) {
+                    // Others may have been told of what is gone: it answers nobody before another epoch.
+                    tracing::error!(lack, "these data are not what they were");
+                    self.lost_wal = Some(lack);
+                    self.shared.fence();
+                }
+                self.recovers = false;
+                self.lost_wal.is_none().then_some(*lsn)
+            }
+            PgRole::Standby { received, replayed, .. } => {
+                let at = received.unwrap_or_default().max(*replayed);
+                let ledger = self.shared.ledger();
+                let moved_on = match ledger.assignment.as_ref().map(|told| &told.task) {
+                    Some(Task::Follow { lineage, .. }) => high_water.is_left_behind(lineage, history, at),
+                    _ => false,
+                };
+                // One that is not there yet may not have replayed all that it has, or gets the rest from its primary.
+                (moved_on || high_water.is_in(history, at)).then_some(at)
+            }
+        };
+        if let Some(lsn) = at {
+            self.lost_wal = None;
+            store.reach(Position { timeline, lsn });
+        }
+        self.recovered_to = None;
+        // That of data that were made anew at once: what was known of those before them is forgotten.
+        let due = self.marked.elapsed() >= MARK_EACH || high_water.reached.is_none();
+        if due && self.marking.as_ref().is_none_or(JoinHandle::is_finished) {
+            self.marked = Instant::now();
+            let shared = self.shared.clone();
+            self.marking = Some(tokio::task::spawn_blocking(move || {
+                if let Some(Err(error)) = shared.store.as_ref().ok().map(Store::flush_high_water) {
+                    tracing::warn!(error = crate::words(&error), "how far the data are could not be remembered");
+                }
+            }));
+        }
+    }
+
     /// Postgres answers for the first time since it was started.
     fn has_come_up(&mut self) {
         let Some(postmaster) = self.postmaster.as_mut().filter(|postmaster| !postmaster.up) else { return };
         postmaster.up = true;
         self.why = None;
-        // Recovery ends with a checkpoint behind all that it found.
-        if let (Some(reached), Some(identity)) = (self.reached.take(), &self.identity)
-            && identity.checkpoint < reached
-        {
-            // Others may have been told of what is gone (rule R11): it answers nobody before another epoch.
-            tracing::error!(%reached, found = %identity.checkpoint, "WAL that was flushed is not there any more");
-            self.lost_wal = Some(format!("the disk lost WAL that it had flushed: up to {reached}"));
-            self.shared.fence();
-        }
+        self.recovered_to = self.identity.as_ref().filter(|_| self.recovers).map(|identity| identity.checkpoint);
         tracing::info!("Postgres answers");
         if let Ok(store) = &self.shared.store {
             let proven = Some(self.started_with.clone());

@@ -37,9 +37,11 @@ impl Node {
 
     /// Where it stands towards its epoch. Whether the gate is open is filled in by whoever knows.
     fn standing(&self, local: &Local, ledger: &Ledger) -> Standing {
+        // Where data end that lack something is not where they ended.
+        let end = || local.end.clone().filter(|_| local.lost_wal.is_none());
         match &ledger.role {
-            LedgerRole::Recruited { .. } => Standing::Recruited { end: local.end.clone() },
-            LedgerRole::Relinquished { .. } => Standing::Relinquished { clean: local.clean, end: local.end.clone() },
+            LedgerRole::Recruited { .. } => Standing::Recruited { end: end() },
+            LedgerRole::Relinquished { .. } => Standing::Relinquished { clean: local.clean, end: end() },
             LedgerRole::Primary { .. } | LedgerRole::Promoting { .. } => Standing::Leading(self.leading()),
             LedgerRole::Blank
             | LedgerRole::Initialising { .. }

@@ -1,33 +1,78 @@
-//! The ledger on disk: two files, written in turn and flushed before they are obeyed. Once made, they are overwritten
-//! where they are: a full volume must not keep a node from promising anything.
+//! The ledger on disk, and the high-water mark beside it: two files each, written in turn and flushed before they are
+//! obeyed. Once made, they are overwritten where they are: a full volume must not keep a node from promising anything.
 
-use std::path::PathBuf;
-use std::sync::Mutex;
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, MutexGuard};
 
-use flypg_core::ledger::{Ledger, Refusal, Slot, Unreadable, encode, recover};
+use flypg_core::ledger::{HighWater, Kept, Ledger, Recovered, Refusal, Slot, Unreadable, encode, recover};
+use flypg_core::node::Position;
 
 use crate::config::Config;
 use crate::files;
 
-const SLOTS: [&str; 2] = ["a", "b"];
-/// A slot's file has a multiple of this many bytes, so that it rarely grows.
-const UNIT: usize = 32 * 1024;
+const LEDGER: Files = Files { names: ["a", "b"], unit: 32 * 1024 };
+const HIGH_WATER: Files = Files { names: ["high-water.a", "high-water.b"], unit: 4096 };
 
-/// The ledger of this node, as it is on disk.
+/// What is kept of this node, as it is on disk.
 #[derive(Debug)]
 pub struct Store {
     directory: PathBuf,
     /// Held while a new ledger is decided and written, so that decisions follow one another.
-    writing: Mutex<Position>,
+    writing: Mutex<Slots>,
     current: Mutex<Ledger>,
+    /// Held while a high-water mark is written; what is in it is on disk.
+    marking: Mutex<(Slots, HighWater)>,
+    high_water: Mutex<HighWater>,
 }
 
+/// The files of two slots.
+#[derive(Debug, Clone, Copy)]
+struct Files {
+    names: [&'static str; 2],
+    /// Their length is a multiple of this, so that they rarely grow.
+    unit: usize,
+}
+
+impl Files {
+    fn read<T: Kept>(self, directory: &Path) -> Result<Option<Recovered<T>>, StoreError> {
+        let read = |name| files::read_if_there(&directory.join(name)).map_err(|source| io(directory, "read", source));
+        let [first, second] = self.names.map(read);
+        let (first, second) = (first?, second?);
+        let [first, second] = [&first, &second].map(|slot| slot.as_deref().map_or(Slot::Absent, Slot::Bytes));
+        recover([first, second]).map_err(StoreError::Unreadable)
+    }
+}
+
+/// Where two slots stand.
 #[derive(Debug)]
-struct Position {
+struct Slots {
+    files: Files,
     sequence: u64,
-    next_slot: usize,
-    /// This incarnation is on disk.
+    next: usize,
+    /// This life of the agent has written one.
     begun: bool,
+}
+
+impl Slots {
+    fn after<T>(files: Files, found: Option<&Recovered<T>>) -> Self {
+        let (sequence, next) = found.map_or((0, 0), |found| (found.sequence, found.next_slot));
+        Self { files, sequence, next, begun: false }
+    }
+
+    /// Nothing counts as written unless all of it is.
+    fn write<T: Kept>(&mut self, directory: &Path, kept: &T) -> Result<(), StoreError> {
+        let sequence = self.sequence + 1;
+        let path = directory.join(self.files.names[self.next]);
+        let mut bytes = encode(sequence, kept);
+        bytes.resize(bytes.len().next_multiple_of(self.files.unit), 0);
+        let written = match files::overwrite(&path, &bytes) {
+            Ok(false) => files::replace(&path, &bytes, None),
+            written => written.map(drop),
+        };
+        written.map_err(|source| io(directory, "written", source))?;
+        *self = Self { files: self.files, sequence, next: 1 - self.next, begun: true };
+        Ok(())
+    }
 }
 
 /// The ledger could not be brought to disk or read. The one in force is unchanged unless it says otherwise.
@@ -39,6 +84,10 @@ pub enum StoreError {
     Unreadable(#[source] Unreadable),
     #[error("the ledger on this volume is of node {node} of cluster {cluster}")]
     Foreign { node: String, cluster: String },
+}
+
+fn io(directory: &Path, doing: &'static str, source: std::io::Error) -> StoreError {
+    StoreError::Io { directory: directory.display().to_string(), doing, source }
 }
 
 /// Why what was asked is not done. Nothing was changed, unless the disk failed: then it may have been written, and
@@ -57,35 +106,39 @@ impl Store {
     /// Reads the ledger and begins the next incarnation: on disk, or [`begin`](Self::begin) says later.
     pub fn open(config: &Config) -> Result<Self, StoreError> {
         let directory = config.paths.ledger.clone();
-        let failed = |doing| {
-            let directory = directory.display().to_string();
-            move |source| StoreError::Io { directory, doing, source }
-        };
-        std::fs::create_dir_all(&directory).and_then(|()| files::flush_parent(&directory)).map_err(failed("made"))?;
-        let [first, second] = SLOTS.map(|slot| files::read_if_there(&directory.join(slot)));
-        let (first, second) = (first.map_err(failed("read"))?, second.map_err(failed("read"))?);
-        let [first, second] = [&first, &second].map(|slot| slot.as_deref().map_or(Slot::Absent, Slot::Bytes));
-        let found = recover([first, second]).map_err(StoreError::Unreadable)?;
-        let (ledger, position) = match found {
-            None => (
-                Ledger::blank(config.cluster.clone(), config.node.clone(), config.machine.clone()),
-                Position { sequence: 0, next_slot: 0, begun: false },
-            ),
+        let made = std::fs::create_dir_all(&directory).and_then(|()| files::flush_parent(&directory));
+        made.map_err(|source| io(&directory, "made", source))?;
+        let found = LEDGER.read::<Ledger>(&directory)?;
+        let marked = HIGH_WATER.read::<HighWater>(&directory)?;
+        let slots = Slots::after(LEDGER, found.as_ref());
+        let ledger = match found {
+            None => Ledger::blank(config.cluster.clone(), config.node.clone(), config.machine.clone()),
             Some(found) => {
                 if found.damaged {
                     tracing::warn!("one slot of the ledger was damaged; the other one counts");
                 }
-                if found.ledger.cluster != config.cluster || found.ledger.node != config.node {
+                if found.kept.cluster != config.cluster || found.kept.node != config.node {
                     return Err(StoreError::Foreign {
-                        node: found.ledger.node.to_string(),
-                        cluster: found.ledger.cluster.to_string(),
+                        node: found.kept.node.to_string(),
+                        cluster: found.kept.cluster.to_string(),
                     });
                 }
-                let position = Position { sequence: found.sequence, next_slot: found.next_slot, begun: false };
-                (found.ledger.restarted(&config.machine), position)
+                found.kept.restarted(&config.machine)
             }
         };
-        let store = Self { directory, writing: Mutex::new(position), current: Mutex::new(ledger.clone()) };
+        let high_water = marked.as_ref().map(|marked| marked.kept).unwrap_or_default();
+        if high_water.promised > ledger.promised {
+            let (knows, promised) = (ledger.promised, high_water.promised);
+            tracing::error!(%knows, %promised, "this ledger is older than what was promised; its task is forgotten");
+        }
+        let ledger = ledger.bound_by(high_water.promised);
+        let store = Self {
+            directory,
+            writing: Mutex::new(slots),
+            current: Mutex::new(ledger),
+            marking: Mutex::new((Slots::after(HIGH_WATER, marked.as_ref()), high_water)),
+            high_water: Mutex::new(high_water),
+        };
         if let Err(error) = store.begin() {
             tracing::warn!(error = crate::words(&error), "the ledger can be read only");
         }
@@ -117,27 +170,54 @@ impl Store {
 
     /// Replaces the ledger by what `change` makes of it, durably; `None` leaves it. Blocks for the disk.
     pub fn update(&self, change: impl FnOnce(&Ledger) -> Option<Ledger>) -> Result<(), StoreError> {
-        let mut position = self.writing.lock().expect("no holder of this lock panics");
+        let mut slots = self.writing.lock().expect("no holder of this lock panics");
         let now = self.current();
         let Some(next) = change(&now) else { return Ok(()) };
-        if next == now && position.begun {
+        if next == now && slots.begun {
             return Ok(());
         }
-        let sequence = position.sequence + 1;
-        let path = self.directory.join(SLOTS[position.next_slot]);
-        let mut bytes = encode(sequence, &next);
-        bytes.resize(bytes.len().next_multiple_of(UNIT), 0);
-        let written = match files::overwrite(&path, &bytes) {
-            Ok(false) => files::replace(&path, &bytes, None),
-            written => written.map(drop),
-        };
-        written.map_err(|source| StoreError::Io {
-            directory: self.directory.display().to_string(),
-            doing: "written",
-            source,
-        })?;
-        *position = Position { sequence, next_slot: 1 - position.next_slot, begun: true };
+        if next.promised > now.promised || next.role != now.role {
+            self.mark_now().promised = next.promised;
+            // The ledger alone keeps a promise too; the mark is there for when the ledger does not.
+            if let Err(error) = self.flush_high_water() {
+                tracing::warn!(error = crate::words(&error), "how far this node has come could not be remembered");
+            }
+        }
+        slots.write(&self.directory, &next)?;
         *self.current.lock().expect("no holder of this lock panics") = next;
         Ok(())
+    }
+
+    /// How far this node has come, as far as it was seen.
+    pub fn high_water(&self) -> HighWater {
+        *self.mark_now()
+    }
+
+    /// The data were seen to be flushed up to here; on disk with the next [`Store::flush_high_water`].
+    pub fn reach(&self, at: Position) {
+        let mut mark = self.mark_now();
+        *mark = mark.reaching(at);
+    }
+
+    /// The data are about to be made anew, or were: how far they had come says nothing any more. Blocks for the disk.
+    pub fn forget_reached(&self) -> Result<(), StoreError> {
+        self.mark_now().reached = None;
+        self.flush_high_water()
+    }
+
+    /// Brings to disk how far this node has come. Blocks for the disk.
+    pub fn flush_high_water(&self) -> Result<(), StoreError> {
+        let mut marking = self.marking.lock().expect("no holder of this lock panics");
+        let (slots, on_disk) = &mut *marking;
+        let now = self.high_water();
+        if now != *on_disk {
+            slots.write(&self.directory, &now)?;
+            *on_disk = now;
+        }
+        Ok(())
+    }
+
+    fn mark_now(&self) -> MutexGuard<'_, HighWater> {
+        self.high_water.lock().expect("no holder of this lock panics")
     }
 }

@@ -3,6 +3,7 @@
 //! The agent writes the ledger to disk before it obeys it. Nothing here expires: a lease, when there is one, is never
 //! part of a ledger.
 
+mod high_water;
 mod slots;
 
 use std::collections::BTreeMap;
@@ -10,13 +11,16 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use slots::{Recovered, Slot, SlotError, Unreadable, encode, recover};
+pub use high_water::HighWater;
+pub use slots::{Kept, Recovered, Slot, SlotError, Unreadable, encode, recover};
 
 use crate::decree::{Epoch, SystemId};
+use crate::failover::lease::Timing;
 use crate::mutant;
 use crate::names::{ClusterName, NodeName};
 use crate::node::DataDir;
 use crate::protocol::{Assignment, Task};
+use crate::spec::Profile;
 
 /// One node's durable memory.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -162,6 +166,17 @@ impl Ledger {
             (next.promised, next.revision) = (Epoch::default(), 0);
         }
         next
+    }
+
+    /// This ledger, where `promised` was promised on its volume. One that knows of less is an older one, put back: what
+    /// it was told is forgotten, and what was promised, or may have been pledged, holds (rule R17).
+    pub fn bound_by(self, promised: Epoch) -> Self {
+        if promised <= self.promised || mutant::off("R17") {
+            return self;
+        }
+        let longest = Timing::of(Profile::Patient).over_after();
+        let pledged = Some(self.pledged.unwrap_or_default().max(longest));
+        Self { promised, revision: 0, assignment: None, pledged, ..self }
     }
 
     /// The ledger after accepting `assignment`, given what lies on the volume; to be on disk before it is obeyed.

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use flypg_core::decree::SystemId;
 use flypg_core::failover::{History, Rule, Switch};
-use flypg_core::ledger::{Ledger, Recovered, Slot, Unreadable, encode, recover};
+use flypg_core::ledger::{HighWater, Ledger, Recovered, Slot, Unreadable, encode, recover};
 use flypg_core::names::NodeName;
 use flypg_core::node::{DataDir, Origin};
 
@@ -16,6 +16,7 @@ pub const MAJOR: u32 = 15;
 #[derive(Debug, Clone, Default)]
 pub struct Disk {
     pub slots: [Option<Vec<u8>>; 2],
+    pub high_water: HighWater,
     pub data: Data,
 }
 
@@ -171,7 +172,7 @@ impl Disk {
         }
     }
 
-    pub fn recover(&self) -> Result<Option<Recovered>, Unreadable> {
+    pub fn recover(&self) -> Result<Option<Recovered<Ledger>>, Unreadable> {
         let [first, second] = &self.slots;
         recover([first, second].map(|slot| slot.as_deref().map_or(Slot::Absent, Slot::Bytes)))
     }

@@ -88,6 +88,9 @@ pub fn adapt(setup: &mut Setup, rule: &str) {
             cluster(setup, 3, sync);
             setup.restores_primary = setup.seed.is_multiple_of(2);
             setup.faults = vec![(VolumeRestored, 1), (AgentPause, 2), (VmCrash, 1)];
+            if setup.seed % 3 == 2 {
+                setup.faults = vec![(DataRestored, 1), (VmLost, 2), (SenderPause, 1)];
+            }
         }
         // Standbys that are away for longer than WAL is kept for nobody.
         "R18" => {

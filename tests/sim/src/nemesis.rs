@@ -42,7 +42,7 @@ impl World {
                 let at = self.rng.within(calm..quiet);
                 self.at(at, Event::Nemesis(Blow::Begin(fault)));
             }
-            if fault == Fault::VolumeRestored {
+            if matches!(fault, Fault::VolumeRestored | Fault::DataRestored) {
                 for node in 0..self.setup.nodes {
                     let at = self.rng.within(calm..calm + secs(8));
                     self.at(at, Event::Nemesis(Blow::Snapshot { node }));
@@ -79,7 +79,7 @@ impl World {
             }
             Blow::Snapshot { node } => {
                 let disk = self.nodes[node].disk.clone();
-                self.snapshots.insert(node, disk);
+                self.snapshots.insert(node, (self.now, disk));
             }
         }
     }
@@ -184,6 +184,7 @@ impl World {
                     controller.watch.order = Some(Order::Switchover { to: to.clone() });
                 }
             }
+            Fault::DataRestored => self.restore_data(node),
             Fault::PowerCut => self.cut_power(node),
             Fault::PromotedByHand => self.promote_by_hand(node),
             Fault::Stranger => {}
@@ -323,7 +324,7 @@ impl World {
         let name = self.nodes[node].name.clone();
         self.end_machine(node);
         let disk = match fault {
-            Fault::VolumeRestored => self.snapshots.remove(&node).unwrap_or_default(),
+            Fault::VolumeRestored => self.snapshots.remove(&node).map(|(_, disk)| disk).unwrap_or_default(),
             _ => Disk::default(),
         };
         self.nodes[node].disk = disk;
@@ -331,6 +332,20 @@ impl World {
         let number = self.number();
         self.nodes[node].machine = format!("m{number}");
         self.tell(|| format!("FAULT {fault:?}: {name} comes back as m{number}"));
+        self.forgive(node);
+        let back = self.rng.within(ms(500)..ms(6_000));
+        self.after(back, Event::Fly(FlyEvent::Restart { node }));
+    }
+
+    /// The ledger stays, and so does what it says of how far the data were: some seconds ago.
+    fn restore_data(&mut self, node: usize) {
+        const OLD: Time = secs(8);
+        let Some((_, older)) = self.snapshots.get(&node).filter(|(at, _)| self.now >= at + OLD) else { return };
+        let (data, name) = (older.data.clone(), self.nodes[node].name.clone());
+        self.end_machine(node);
+        self.nodes[node].disk.data = data;
+        self.nodes[node].replaced = true;
+        self.tell(|| format!("FAULT DataRestored: {name} comes back with older data"));
         self.forgive(node);
         let back = self.rng.within(ms(500)..ms(6_000));
         self.after(back, Event::Fly(FlyEvent::Restart { node }));

@@ -52,6 +52,8 @@ pub enum Fault {
     VolumeLost,
     /// A volume is replaced by an older copy of it, in another Machine.
     VolumeRestored,
+    /// Somebody puts an older copy of the data directory in the place of what is there.
+    DataRestored,
     /// All Machines end at the same instant, and come back one after the other.
     PowerCut,
     /// A person promotes a standby by hand, sees the mistake, and makes it a standby again.
@@ -67,7 +69,8 @@ pub enum Fault {
 }
 
 impl Fault {
-    /// What is drawn from. [`Fault::Stranger`] comes by itself: little else happens where it does.
+    /// What is drawn from. [`Fault::Stranger`] comes by itself: little else happens where it does. What
+    /// [`Fault::DataRestored`] takes away is more than is promised, unless little else happens.
     pub const ALL: [Fault; 26] = [
         Fault::VmCrash,
         Fault::VmLost,

@@ -154,8 +154,8 @@ pub struct World {
     pub fly: Fly,
     pub clients: Vec<Client>,
     pub markers: Markers,
-    /// Copies of volumes, by node.
-    pub snapshots: BTreeMap<usize, Disk>,
+    /// Copies of volumes, by node, and when they were made.
+    pub snapshots: BTreeMap<usize, (Time, Disk)>,
     pub check: Check,
     /// What Postgres answered whom, where there is no agent to read it.
     pub answers: BTreeMap<u64, Result>,

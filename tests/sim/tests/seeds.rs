@@ -101,6 +101,19 @@ fn a_primary_that_was_restored_from_a_snapshot_does_not_lead() {
     }
 }
 
+/// Nor does whoever finds older data under its own ledger, nor is it counted for where those end: it knows itself what
+/// was there (rule R17).
+#[test]
+fn older_data_under_a_ledger_that_was_kept_are_not_taken_for_what_was_there() {
+    for seed in 0..300 {
+        let mut setup = Setup::calm(seed, 3, Durability::Quorum);
+        setup.faults = vec![(Fault::DataRestored, 2), (Fault::VmLost, 2), (Fault::SenderPause, 1)];
+        let outcome = World::new(setup, false).run();
+        let dangerous = outcome.violation.filter(|violation| violation.invariant != "I16");
+        assert!(dangerous.is_none(), "seed {seed}: {dangerous:?}");
+    }
+}
+
 /// What a list lacks is not gone (invariant I10): the primary keeps WAL for it, and lets it stream.
 #[test]
 #[ignore = "peers are made from the list: what it lacks loses its slot, and its stream"]

@@ -1,13 +1,27 @@
-//! The ledger's two slots on disk. Each write goes to the older slot, so that a torn write leaves the newer one.
+//! Two slots on disk. Each write goes to the older one, so that a torn write leaves the newer one.
 //!
 //! A slot is: 8 bytes of magic, the sequence number and the payload's length (u64, big-endian), the SHA-256 of
 //! sequence number, length and payload, and the payload (JSON). What follows it does not count.
 
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use sha2::{Digest, Sha256};
 
-use super::Ledger;
+use super::{HighWater, Ledger};
 
-const MAGIC: &[u8; 8] = b"flypg/L1";
+/// What is kept in two slots, and how a slot of it begins.
+pub trait Kept: Serialize + DeserializeOwned {
+    const MAGIC: &'static [u8; 8];
+}
+
+impl Kept for Ledger {
+    const MAGIC: &'static [u8; 8] = b"flypg/L1";
+}
+
+impl Kept for HighWater {
+    const MAGIC: &'static [u8; 8] = b"flypg/H1";
+}
+
 const HEADER: usize = 8 + 8 + 8 + 32;
 
 /// What was found where a slot should be.
@@ -20,8 +34,8 @@ pub enum Slot<'a> {
 /// Why a slot does not count.
 #[derive(Debug, thiserror::Error)]
 pub enum SlotError {
-    #[error("it is not a ledger")]
-    NotALedger,
+    #[error("it is something else")]
+    Other,
     #[error("it is torn or damaged")]
     Damaged,
     #[error("its checksum is right, but this version of flypg-agent cannot read it")]
@@ -30,16 +44,16 @@ pub enum SlotError {
 
 /// Neither slot can be read and at least one is there: this node had promised something and does not know what.
 #[derive(Debug, thiserror::Error)]
-#[error("no slot of the ledger can be read (first: {first}; second: {second})")]
+#[error("neither slot can be read (first: {first}; second: {second})")]
 pub struct Unreadable {
     pub first: String,
     pub second: String,
 }
 
-/// The newest readable ledger.
+/// The newest that can be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Recovered {
-    pub ledger: Ledger,
+pub struct Recovered<T> {
+    pub kept: T,
     pub sequence: u64,
     /// 0 or 1: the slot that the next write goes to.
     pub next_slot: usize,
@@ -48,11 +62,11 @@ pub struct Recovered {
 }
 
 /// The bytes of one slot.
-pub fn encode(sequence: u64, ledger: &Ledger) -> Vec<u8> {
-    let payload = serde_json::to_vec(ledger).expect("a ledger has string keys only");
+pub fn encode<T: Kept>(sequence: u64, kept: &T) -> Vec<u8> {
+    let payload = serde_json::to_vec(kept).expect("what is kept has string keys only");
     let length = payload.len() as u64;
     let mut bytes = Vec::with_capacity(HEADER + payload.len());
-    bytes.extend_from_slice(MAGIC);
+    bytes.extend_from_slice(T::MAGIC);
     bytes.extend_from_slice(&sequence.to_be_bytes());
     bytes.extend_from_slice(&length.to_be_bytes());
     bytes.extend_from_slice(&checksum(sequence, length, &payload));
@@ -68,11 +82,11 @@ fn checksum(sequence: u64, length: u64, payload: &[u8]) -> [u8; 32] {
     hash.finalize().into()
 }
 
-fn decode(bytes: &[u8]) -> Result<(u64, Ledger), SlotError> {
-    let (header, payload) = bytes.split_at_checked(HEADER).ok_or(SlotError::NotALedger)?;
+fn decode<T: Kept>(bytes: &[u8]) -> Result<(u64, T), SlotError> {
+    let (header, payload) = bytes.split_at_checked(HEADER).ok_or(SlotError::Other)?;
     let word = |at: usize| u64::from_be_bytes(header[at..at + 8].try_into().expect("eight bytes of the header"));
-    if &header[..8] != MAGIC {
-        return Err(SlotError::NotALedger);
+    if &header[..8] != T::MAGIC {
+        return Err(SlotError::Other);
     }
     let (sequence, length) = (word(8), word(16));
     let payload = usize::try_from(length).ok().and_then(|length| payload.get(..length)).ok_or(SlotError::Damaged)?;
@@ -82,17 +96,17 @@ fn decode(bytes: &[u8]) -> Result<(u64, Ledger), SlotError> {
     Ok((sequence, serde_json::from_slice(payload).map_err(SlotError::Unknown)?))
 }
 
-/// The newest ledger of two slots; `None` if there never was one.
+/// The newest of two slots; `None` if there never was one.
 ///
 /// One damaged slot is a write that was cut short: it was not obeyed, and the other one counts. A slot whose checksum
 /// is right but whose content is unknown was obeyed by a newer agent, so it is never passed over.
-pub fn recover(slots: [Slot<'_>; 2]) -> Result<Option<Recovered>, Unreadable> {
+pub fn recover<T: Kept>(slots: [Slot<'_>; 2]) -> Result<Option<Recovered<T>>, Unreadable> {
     let read = slots.map(|slot| match slot {
         Slot::Absent => None,
         Slot::Bytes(bytes) => Some(decode(bytes)),
     });
-    let unreadable = |read: &[Option<Result<(u64, Ledger), SlotError>>; 2]| {
-        let words = |slot: &Option<Result<(u64, Ledger), SlotError>>| match slot {
+    let unreadable = |read: &[Option<Result<(u64, T), SlotError>>; 2]| {
+        let words = |slot: &Option<Result<(u64, T), SlotError>>| match slot {
             None => "absent".to_owned(),
             Some(Ok(_)) => "readable".to_owned(),
             Some(Err(error)) => error.to_string(),
@@ -109,7 +123,7 @@ pub fn recover(slots: [Slot<'_>; 2]) -> Result<Option<Recovered>, Unreadable> {
     let newest = read
         .into_iter()
         .enumerate()
-        .filter_map(|(slot, read)| read?.ok().map(|(sequence, ledger)| (sequence, slot, ledger)))
+        .filter_map(|(slot, read)| read?.ok().map(|(sequence, kept)| (sequence, slot, kept)))
         .max_by_key(|(sequence, ..)| *sequence);
-    Ok(newest.map(|(sequence, slot, ledger)| Recovered { ledger, sequence, next_slot: 1 - slot, damaged }))
+    Ok(newest.map(|(sequence, slot, kept)| Recovered { kept, sequence, next_slot: 1 - slot, damaged }))
 }

@@ -249,22 +249,36 @@ fn a_moved_volume_keeps_its_promise_and_forgets_its_task() {
     assert_eq!((moved.promised, moved.assignment), (Epoch(3), None));
 }
 
+/// Rule R17: it was put back, under data and a high-water mark that were not.
+#[test]
+fn a_ledger_that_knows_less_than_was_promised_keeps_the_promise_and_forgets_its_task() {
+    let mine = ledger(LedgerRole::Blank).accept(&assignment(3, tasks()[0].clone()), &DataDir::Blank).unwrap();
+    assert_eq!(mine.clone().bound_by(Epoch(3)), mine);
+    let older = mine.clone().bound_by(Epoch(5));
+    assert_eq!((older.promised, &older.assignment), (Epoch(5), &None));
+    assert_eq!(older.pledged, Some(Timing::of(Profile::Patient).over_after()));
+    let stale = older.accept(&assignment(4, tasks()[0].clone()), &DataDir::Blank);
+    assert_eq!(stale, Err(Refusal::StaleEpoch { given: Epoch(4), promised: Epoch(5) }));
+}
+
 #[test]
 fn the_newer_slot_counts_and_the_next_write_spares_it() {
     let [old, new] = ["m-old", "m-new"].map(|m| Ledger { machine: m.to_owned(), ..ledger(LedgerRole::Blank) });
     let (first, second) = (encode(8, &new), encode(7, &old));
+    let other = encode(9, &HighWater::default());
+    assert!(recover::<Ledger>([Slot::Bytes(&other), Slot::Absent]).is_err());
     let got = recover([Slot::Bytes(&first), Slot::Bytes(&second)]).unwrap().unwrap();
-    assert_eq!(got, Recovered { ledger: new, sequence: 8, next_slot: 1, damaged: false });
-    assert_eq!(recover([Slot::Absent, Slot::Absent]).unwrap(), None);
+    assert_eq!(got, Recovered { kept: new, sequence: 8, next_slot: 1, damaged: false });
+    assert_eq!(recover::<Ledger>([Slot::Absent, Slot::Absent]).unwrap(), None);
 }
 
 #[test]
 fn what_cannot_be_read_is_never_taken_for_blank() {
     let whole = encode(1, &ledger(LedgerRole::Blank));
     let torn = &whole[..whole.len() - 1];
-    assert!(recover([Slot::Bytes(torn), Slot::Absent]).is_err());
-    assert!(recover([Slot::Bytes(torn), Slot::Bytes(b"")]).is_err());
-    let got = recover([Slot::Bytes(torn), Slot::Bytes(&whole)]).unwrap().unwrap();
+    assert!(recover::<Ledger>([Slot::Bytes(torn), Slot::Absent]).is_err());
+    assert!(recover::<Ledger>([Slot::Bytes(torn), Slot::Bytes(b"")]).is_err());
+    let got = recover::<Ledger>([Slot::Bytes(torn), Slot::Bytes(&whole)]).unwrap().unwrap();
     assert_eq!((got.next_slot, got.damaged), (0, true));
     let newer = {
         let payload = br#"{"from":"a newer agent"}"#;
@@ -278,8 +292,8 @@ fn what_cannot_be_read_is_never_taken_for_blank() {
         bytes.extend(payload);
         bytes
     };
-    let error = recover([Slot::Bytes(&newer), Slot::Bytes(&whole)]).unwrap_err();
-    expect!["no slot of the ledger can be read (first: its checksum is right, but this version of flypg-agent cannot read it; second: readable)"]
+    let error = recover::<Ledger>([Slot::Bytes(&newer), Slot::Bytes(&whole)]).unwrap_err();
+    expect!["neither slot can be read (first: its checksum is right, but this version of flypg-agent cannot read it; second: readable)"]
         .assert_eq(&error.to_string());
 }
 
@@ -293,8 +307,8 @@ proptest! {
         let mut bad = encode(2, &newer);
         let at = at % bad.len();
         if cut { bad.truncate(at) } else { bad[at] ^= flip }
-        let got = recover([Slot::Bytes(&bad), Slot::Bytes(&good)]).unwrap().unwrap();
-        prop_assert_eq!(got.ledger, older);
+        let got = recover::<Ledger>([Slot::Bytes(&bad), Slot::Bytes(&good)]).unwrap().unwrap();
+        prop_assert_eq!(got.kept, older);
         prop_assert_eq!(got.next_slot, 0);
     }
 }

@@ -2,13 +2,23 @@
 //! stream again; only another copy can. Whether this copy may be given for another is decided here.
 
 use super::*;
+use crate::failover::History;
 use crate::protocol::Lsn;
 
 /// How far a history has come.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Position {
     pub timeline: u32,
     pub lsn: Lsn,
+}
+
+impl Position {
+    /// Whether data with this history that end at `end` have been here.
+    pub fn is_in(self, history: &History, end: Lsn) -> bool {
+        let left = history.switches.iter().find(|switch| switch.timeline == self.timeline);
+        let until = if history.timeline == self.timeline { Some(end) } else { left.map(|switch| switch.at) };
+        until.is_some_and(|until| self.lsn <= until)
+    }
 }
 
 /// What is known of a standby whose Postgres says that its primary does not have the WAL it needs.

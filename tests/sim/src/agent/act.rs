@@ -73,6 +73,7 @@ impl World {
                 if let Some(agent) = self.agent(node) {
                     agent.remade = false;
                 }
+                self.check_recovered(node);
                 self.start_postgres(node);
                 return false;
             }
@@ -103,6 +104,9 @@ impl World {
     /// What a step leaves behind if it is cut.
     fn before_job(&mut self, node: usize, step: &NodeStep) {
         let name = self.nodes[node].name.clone();
+        if let NodeStep::Initdb { .. } | NodeStep::Clone { .. } | NodeStep::Rewind { .. } = step {
+            self.forget_reached(node);
+        }
         match step {
             NodeStep::Initdb { nonce } => {
                 let begun = self.rng.chance(8_000);
@@ -163,13 +167,19 @@ impl World {
                 self.nodes[node].disk.data = Data::Complete(Box::new(PgData::initialised(system_id, &nonce)));
             }
             NodeStep::Clone { from } => self.finish_clone(node, &from, false),
-            NodeStep::CloneBeside { from } => self.finish_clone(node, &from, true),
+            NodeStep::CloneBeside { from } => {
+                self.finish_clone(node, &from, true);
+                if self.agent(node).is_some_and(|agent| agent.remade) {
+                    self.forget_reached(node);
+                }
+            }
             NodeStep::GiveUpCopy { .. } => {
                 self.check_destroys(node, "is given up");
                 self.end_postgres_with_machine(node);
                 let given_up = self.agent(node).and_then(|agent| agent.ledger.given_up());
                 if let Some(ledger) = given_up {
                     self.nodes[node].disk.data = Data::Blank;
+                    self.forget_reached(node);
                     self.persist(node, ledger, Then::Nothing);
                 }
             }

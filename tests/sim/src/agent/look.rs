@@ -48,6 +48,7 @@ impl World {
             local.clean = *clean;
             local.end = Some(end.clone());
         }
+        local.lost_wal = agent.lost.clone().or_else(|| agent.lack_at_the_end());
         if this.leftover.is_some() && this.server.is_none() && !flypg_core::mutant::off("R4") {
             local.postmaster = Postmaster::Leftover;
         }
@@ -121,10 +122,10 @@ impl World {
 
     fn standing(&self, node: usize, agent: &Agent) -> Standing {
         match &agent.ledger.role {
-            LedgerRole::Recruited { .. } => Standing::Recruited { end: agent.end.as_ref().map(|(_, end)| end.clone()) },
+            LedgerRole::Recruited { .. } => Standing::Recruited { end: agent.whole_end() },
             LedgerRole::Relinquished { .. } => Standing::Relinquished {
                 clean: agent.end.as_ref().is_some_and(|(clean, _)| *clean),
-                end: agent.end.as_ref().map(|(_, end)| end.clone()),
+                end: agent.whole_end(),
             },
             LedgerRole::Primary { .. } | LedgerRole::Promoting { .. } => Standing::Leading(self.leading(node, agent)),
             _ => Standing::Unbound,

@@ -3,6 +3,7 @@
 
 mod act;
 mod gate;
+mod high_water;
 mod look;
 mod make;
 
@@ -13,7 +14,7 @@ use flypg_core::Timestamp;
 use flypg_core::decree::Epoch;
 use flypg_core::failover::Rule;
 use flypg_core::failover::lease::{BootTime, Grant, Timing};
-use flypg_core::ledger::{Caller, Ledger, LedgerRole};
+use flypg_core::ledger::{Caller, HighWater, Ledger, LedgerRole};
 use flypg_core::names::NodeName;
 use flypg_core::node::{NodeStep, PledgeAsked, PrimarySeen, Round, Tenure};
 use flypg_core::protocol::{Assignment, End, NodeReport};
@@ -133,6 +134,11 @@ pub struct Agent {
     /// A rewind, or another copy in the place of the data, came to its end.
     remade: bool,
     quarantined: Option<String>,
+    /// How far its data have come; on disk every few seconds.
+    high_water: HighWater,
+    marked: Time,
+    /// What its data lack that they once had.
+    lost: Option<String>,
     heard: Option<BootTime>,
     probe: Option<(Time, u64)>,
     wake_at: Time,
@@ -188,7 +194,7 @@ impl World {
         };
         let cluster = self.setup.spec.name.clone();
         let (sequence, next_slot, before) = match found {
-            Some(found) => (found.sequence, found.next_slot, Some(found.ledger)),
+            Some(found) => (found.sequence, found.next_slot, Some(found.kept)),
             None => (0, 0, None),
         };
         let this = &mut self.nodes[node];
@@ -196,6 +202,8 @@ impl World {
             Some(ledger) => ledger.restarted(&this.machine),
             None => Ledger::blank(cluster, name.clone(), this.machine.clone()),
         };
+        let high_water = this.disk.high_water;
+        let ledger = ledger.bound_by(high_water.promised);
         let boot = format!("{}/{life}", this.machine);
         let tenure = Tenure::begin(&boot, &ledger, this.clock.read(now));
         let agent = Agent {
@@ -227,6 +235,9 @@ impl World {
             rewinds: false,
             remade: false,
             quarantined: None,
+            high_water,
+            marked: now,
+            lost: None,
             heard: None,
             probe: None,
             wake_at: 0,
@@ -261,6 +272,11 @@ impl World {
     /// A ledger goes to disk, and is obeyed once it is there.
     fn persist(&mut self, node: usize, ledger: Ledger, then: Then) {
         let delay = self.fsync(node) + self.fsync(node);
+        let (promised, role) = (ledger.promised, &ledger.role);
+        if self.agent(node).is_some_and(|agent| promised > agent.high_water.promised || *role != agent.ledger.role) {
+            self.note_high_water(node);
+            self.keep_high_water(node, |high_water| high_water.promised = promised);
+        }
         if let Some(agent) = self.agent(node) {
             agent.writing = Some(Writing { ledger, then });
         }
@@ -319,7 +335,10 @@ impl World {
             AgentEvent::Answered { backend, result } => self.answered(node, backend, result),
             AgentEvent::PostgresEnded { crashed } => self.postgres_ended(node, crashed),
             AgentEvent::HoldOver { poll } => self.hold_over(node, poll),
-            AgentEvent::LeaseTick => self.lease_tick(node),
+            AgentEvent::LeaseTick => {
+                self.note_high_water(node);
+                self.lease_tick(node);
+            }
             AgentEvent::ProbeTick => self.probe_tick(node),
             AgentEvent::PledgeAnswered { round, from } => self.pledge_answered(node, round, from),
             AgentEvent::RoundOver { round } => self.round_over(node, round),
