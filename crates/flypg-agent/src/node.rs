@@ -261,10 +261,9 @@ impl Node {
 
     /// The postmaster ended, asked or unasked.
     pub(crate) async fn has_ended(&mut self, status: std::io::Result<std::process::ExitStatus>) {
-        let Some(postmaster) = self.postmaster.take() else { return };
+        let Some(mut postmaster) = self.postmaster.take() else { return };
         // At once: whoever waits for the report decides by it.
         self.shared.postgres_ended();
-        postmaster.log.flush();
         (self.session, self.sight, self.identity, self.history) = (None, None, None, None);
         self.reign = Reign::default();
         // What failed because of this says less than what it was.
