@@ -1,27 +1,43 @@
 //! Figures, each beside its peer or its limit, from one run. Nothing here is asserted: `make bench` prints.
+//!
+//! Without an argument: all of them. `creation`, `rest`, `gate`: only these.
 
 #![expect(clippy::print_stdout, reason = "a bench is there to print")]
 
 mod by_hand;
+mod gate;
+mod pgbench;
+mod proc;
+mod reference;
 
+use std::path::Path;
+use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use flypg_core::protocol::ports::NODE;
-use flypg_tests::fly::{Fly, cluster_file, spawn};
+use flypg_tests::fly::{Fly, cluster_file, spawn, tree};
 use flypg_tests::patience::eventually;
+use flypg_tests::programs::told_to_end;
 use flypg_tests::proxy::Proxy;
-use flypg_tests::sql;
+use proc::{cpu_seconds, rss_mib};
 
 const RUNS: usize = 7;
 const AT_REST: Duration = Duration::from_secs(30);
+
+/// What can be asked for by name.
+const PARTS: [&str; 3] = ["creation", "rest", "gate"];
 
 fn file(name: &str, nodes: u32) -> String {
     cluster_file(name, nodes, "  deletion: delete\n")
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values[values.len() / 2]
+}
+
+/// A number from the environment.
+pub(crate) fn number(name: &str, otherwise: u64) -> u64 {
+    std::env::var(name).ok().map_or(otherwise, |text| text.parse().unwrap_or_else(|_| panic!("{name} is no number")))
 }
 
 fn row(figure: &str, value: String, beside: String) {
@@ -29,17 +45,42 @@ fn row(figure: &str, value: String, beside: String) {
 }
 
 #[tokio::main]
-async fn main() {
-    println!("{:<44} {:>14}   beside", "figure", "measured");
-    creation().await;
-    dry_run_and_rest().await;
+async fn main() -> ExitCode {
+    // cargo says --bench.
+    let asked: Vec<String> = std::env::args().skip(1).filter(|word| !word.starts_with("--")).collect();
+    if let Some(unknown) = asked.iter().find(|word| !PARTS.contains(&word.as_str())) {
+        println!("there is no {unknown}: {}", PARTS.join(", "));
+        return ExitCode::FAILURE;
+    }
+    let wanted = |part: &str| asked.is_empty() || asked.iter().any(|word| word == part);
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools");
+    let all = async {
+        if wanted("creation") || wanted("rest") {
+            println!("{:<44} {:>14}   beside", "figure", "measured");
+        }
+        if wanted("creation") {
+            creation().await;
+            dry_run().await;
+        }
+        if wanted("rest") {
+            rest().await;
+        }
+        if wanted("gate") {
+            gate::gate(&tools).await;
+        }
+    };
+    tokio::select! {
+        () = all => ExitCode::SUCCESS,
+        // What runs is dropped, and with it everything that it started.
+        () = told_to_end() => ExitCode::FAILURE,
+    }
 }
 
 /// An empty machine to three ready nodes, beside the same by hand, in turn.
 async fn creation() {
     let (mut ours, mut hand) = (Vec::new(), Vec::new());
     for run in 0..RUNS {
-        let fly = Fly::start();
+        let fly = Fly::apart(false);
         let name = format!("bench-{run}");
         let path = fly.write("cluster.yaml", &file(&name, 3));
         let begun = Instant::now();
@@ -53,9 +94,9 @@ async fn creation() {
     row("  ratio", format!("{:.2}", median(ratios)), "goal ≤ 1.3".to_owned());
 }
 
-async fn dry_run_and_rest() {
-    let fly = Fly::start();
-    let path = fly.write("clusters/cluster.yaml", &file("bench-rest", 5));
+async fn dry_run() {
+    let fly = Fly::apart(false);
+    let path = fly.write("cluster.yaml", &file("bench-dry-run", 5));
     fly.ok(&["reconcile", "-f", &path]).await;
 
     let proxy = Proxy::start(fly.url()).await;
@@ -73,43 +114,59 @@ async fn dry_run_and_rest() {
     }
     row("dry run of a 5-node cluster, ms", format!("{:.1}", median(times)), "limit 50".to_owned());
     row("  Machines API calls", calls.to_string(), "limit 4".to_owned());
+}
 
+/// Three nodes that commit by quorum: while a controller grants their primary its leases, and while none is there and
+/// the standbys pledge them. No client.
+async fn rest() {
+    const NAME: &str = "bench-rest";
+    let fly = Fly::apart(false);
+    let path = fly.write("clusters/cluster.yaml", &file(NAME, 3));
+    fly.ok(&["reconcile", "-f", &path]).await;
     let mut command = fly.flypg();
     command.args(["controller", "--listen", "127.0.0.1:0", "-f"]).arg(fly.path().join("clusters"));
     let controller = spawn(command, &fly.path().join("controller.log"));
-    let (address, password) = (fly.address("bench-rest", "ord-1").await, fly.password("bench-rest"));
-    eventually("all stream", Duration::from_secs(60), || async {
-        let n = sql::ask(&address, NODE, &password, "SELECT count(*) FROM pg_stat_replication").await?;
-        if n == "4" { Ok(()) } else { Err(n) }
+    eventually("nothing is to do", Duration::from_secs(60), || async {
+        let status = fly.status(NAME).await;
+        if status["ready"] == true { Ok(()) } else { Err(status.to_string()) }
     })
     .await;
 
-    let agents = fly.pids("flypg-agent run");
-    let cpu = |pids: &[i32]| -> f64 { pids.iter().map(|pid| cpu_seconds(*pid)).sum() };
-    let (agents_before, controller_before, calls_before) = (cpu(&agents), cpu(&[controller.pid()]), Instant::now());
+    let machines = fly.machines(NAME).await;
+    let mut agents: Vec<(String, i32)> = Vec::new();
+    for machine in &machines {
+        let text = |key: &str| machine[key].as_str().expect("it has one").to_owned();
+        let (agent, _) = tree(&text("id")).into_iter().next().expect("its agent runs");
+        agents.push((text("name"), agent));
+    }
+    agents.sort();
+    let mut pids: Vec<i32> = agents.into_iter().map(|(_, pid)| pid).collect();
+    let nodes = pids.len();
+    pids.push(controller.pid());
+    let used = at_rest(&pids).await;
+    agents_at_rest("leases granted", &used[..nodes]);
+    let (rss, cpu) = used[nodes];
+    row("controller at rest, RSS MiB", format!("{rss:.1}"), "1 cluster, 3 nodes".to_owned());
+    row("  CPU %", format!("{cpu:.2}"), String::new());
+    drop(controller);
+    agents_at_rest("leases pledged", &at_rest(&pids[..nodes]).await);
+}
+
+/// MiB in use, and the share of one CPU in per cent, of each of these over a while.
+async fn at_rest(pids: &[i32]) -> Vec<(f64, f64)> {
+    let before: Vec<f64> = pids.iter().map(|pid| cpu_seconds(*pid)).collect();
+    let begun = Instant::now();
     tokio::time::sleep(AT_REST).await; // the figure is what happens in this time
-    let seconds = calls_before.elapsed().as_secs_f64();
-    let share = |before: f64, after: f64, n: usize| format!("{:.2}", (after - before) / seconds / n as f64 * 100.0);
-    let rss = |pid: &i32| rss_mib(*pid);
-    let worst = agents.iter().map(rss).fold(0.0, f64::max);
-    row("agent at rest, RSS MiB (largest of 5)", format!("{worst:.1}"), "goal ≤ 12".to_owned());
-    row("agent at rest, CPU %", share(agents_before, cpu(&agents), agents.len()), "goal ≤ 0.5".to_owned());
-    row("controller at rest, RSS MiB", format!("{:.1}", rss_mib(controller.pid())), "1 cluster, 5 nodes".to_owned());
-    let pid = [controller.pid()];
-    row("controller at rest, CPU %", share(controller_before, cpu(&pid), 1), "1 cluster, 5 nodes".to_owned());
+    let seconds = begun.elapsed().as_secs_f64();
+    let used = |(pid, before): (&i32, f64)| (rss_mib(*pid), (cpu_seconds(*pid) - before) / seconds * 100.0);
+    pids.iter().zip(before).map(used).collect()
 }
 
-/// User and system time of a process so far.
-fn cpu_seconds(pid: i32) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // After the command's name, which may hold anything, in brackets: fields 14 and 15 of proc(5) are 11 and 12 here.
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    let ticks = |n: usize| fields.get(n).and_then(|f| f.parse::<f64>().ok()).unwrap_or(0.0);
-    (ticks(11) + ticks(12)) / 100.0 // USER_HZ is 100 on Linux
-}
-
-fn rss_mib(pid: i32) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    line.and_then(|l| l.split_whitespace().next()?.parse::<f64>().ok()).unwrap_or(0.0) / 1024.0
+/// The first is the primary: nothing has happened since the cluster was made.
+fn agents_at_rest(how: &str, used: &[(f64, f64)]) {
+    let worst = used.iter().map(|(rss, _)| *rss).fold(0.0, f64::max);
+    row(&format!("agent at rest, {how}: RSS MiB"), format!("{worst:.1}"), "largest of 3; goal ≤ 12".to_owned());
+    row("  CPU %, primary", format!("{:.2}", used[0].1), "goal ≤ 0.5".to_owned());
+    let standbys = used[1..].iter().map(|(_, cpu)| *cpu).collect();
+    row("  CPU %, standby", format!("{:.2}", median(standbys)), "goal ≤ 0.5".to_owned());
 }

@@ -2,6 +2,7 @@
 
 pub mod fly;
 pub mod patience;
+pub mod programs;
 pub mod proxy;
 pub mod sql;
 pub mod writer;
