@@ -70,7 +70,8 @@ fn misses_add_up_until_something_is_heard() {
     watch.miss("m1", Missed::Refused);
     assert_eq!((watch.pulses["m1"].missed, watch.pulses["m1"].heard), (3, None));
     watch.hear("m1", &primary(1), Heard::at(MS(50)));
-    let heard = Pulse { heard: Some(MS(50)), incarnation: Some(3), ran: Some((3, 0)), ..Pulse::default() };
+    let (heard, asked) = (Some(MS(50)), Some(MS(50)));
+    let heard = Pulse { heard, asked, incarnation: Some(3), ran: Some((3, 0)), ..Pulse::default() };
     assert_eq!(watch.pulses["m1"], heard);
     watch.miss("m1", Missed::Silent);
     assert_eq!(watch.pulses["m1"], Pulse { missed: 1, ..heard });
