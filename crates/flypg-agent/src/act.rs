@@ -315,7 +315,7 @@ impl Node {
         let config = &self.shared.config;
         processes::forget_stale_pid_file(&config.paths.pgdata);
         tracing::info!(standby, "starting Postgres");
-        let postmaster = Postmaster::start(config).map_err(StepError::Start)?;
+        let postmaster = Postmaster::start(config, self.shared.log.clone()).map_err(StepError::Start)?;
         self.postmaster = Some(postmaster);
         (self.found, self.remade) = (None, false);
         // That of a standby goes on, and has no end to be compared with.

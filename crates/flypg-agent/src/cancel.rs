@@ -1,7 +1,8 @@
 //! Cancel requests: to whom they are passed on, and when they are held back.
 //!
 //! A commit that waits for a standby stops waiting when it is cancelled, and is reported as if it were safe. So nobody
-//! is let do that (rule R12); what still does is caught on its way out, by [`crate::wire`].
+//! is let do that (rule R12); what still does is caught on its way out, by [`crate::wire`] and
+//! [`crate::server_log`].
 
 use flypg_core::protocol::Task;
 use tokio::time::timeout;

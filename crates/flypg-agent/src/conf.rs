@@ -16,6 +16,7 @@ use crate::data_dir::control_data;
 use crate::files;
 use crate::libraries;
 use crate::processes::output;
+use crate::server_log;
 
 /// Everything comes through the one socket, so there is nothing else to allow; who may come at all, and as whom, the
 /// gate decides first.
@@ -141,6 +142,8 @@ impl Conf {
         let person = inputs.parameters.iter().filter(|(name, _)| !self.rejected.contains_key(*name));
         let person = person.map(|(name, value)| (name.clone(), value.clone())).collect();
         let mut all = layered(base.derived.clone(), &person, base.owned.clone());
+        let prefix = all.entry("log_line_prefix".to_owned()).or_default();
+        *prefix = server_log::marked(prefix);
         let wanted = all.clone();
         effective_for_standby(&mut all, &base.limits);
         let text = settings::render(&all).map_err(|error| ConfError::Unusable(error.to_string()))?;
@@ -170,7 +173,7 @@ impl Conf {
         found.retain(|name, _| !self.rejected.contains_key(name));
         if found.is_empty() {
             // Postgres named none of them, so all are left out rather than any let through.
-            let why = crate::postmaster::errors_in(words.lines()).unwrap_or_else(|| words.trim().to_owned());
+            let why = server_log::errors_in(words.lines()).unwrap_or_else(|| words.trim().to_owned());
             found = parameters.keys().map(|name| (name.clone(), why.clone())).collect();
             found.retain(|name, _| !self.rejected.contains_key(name));
             if found.is_empty() {
@@ -328,6 +331,7 @@ fn refused_by_us(parameters: &BTreeMap<String, String>) -> BTreeMap<String, Stri
             .map_err(|error| error.to_string())
             .err()
             .or_else(|| refused(name).map(str::to_owned))
+            .or_else(|| settings::refused_value(name, value).map(str::to_owned))
             .or_else(|| settings::check_value(name, value).map_err(|error| error.to_string()).err())
     };
     parameters.iter().filter_map(|(name, value)| Some((name.clone(), words(name, value)?))).collect()

@@ -14,7 +14,8 @@
 //!   makes a copy of that again; [`wal`] knows the files of both. [`report`] is what is told of all this.
 //! - [`doors`] lets connections in: [`startup`] judges their first packet, [`routes`] and [`way`] say where they go,
 //!   [`pump`] passes their bytes, chunk by chunk, under the conditions of their [`passage`]; [`wire`] is what must be
-//!   understood of them, [`cancel`] what becomes of cancel requests.
+//!   understood of them, [`cancel`] what becomes of cancel requests. [`server_log`], by its [`lines`], is passed on, and
+//!   tells what no answer does.
 //! - [`gate`] says until when this node may answer, by the [`clock`] that nobody can set. [`lease`] resets what is still
 //!   open when that time is over, and asks members for pledges while no controller answers.
 //! - [`api`], [`metrics`] and [`call`] are how others see and steer the node, over [`http`]; [`shared`] is what all of
@@ -55,6 +56,7 @@ pub mod roles;
 pub mod routes;
 pub mod rule;
 pub mod run;
+pub mod server_log;
 pub mod shared;
 pub mod sql;
 pub mod startup;

@@ -15,8 +15,8 @@ use crate::conf::{Purpose, conninfo};
 use crate::config::Config;
 use crate::data_dir;
 use crate::files;
-use crate::postmaster::errors_in;
 use crate::processes::{Awaited, output};
+use crate::server_log::errors_in;
 
 /// Nothing was made that counts; what lies about is removed before the next attempt.
 #[derive(Debug, thiserror::Error)]

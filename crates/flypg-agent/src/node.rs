@@ -261,9 +261,10 @@ impl Node {
 
     /// The postmaster ended, asked or unasked.
     pub(crate) async fn has_ended(&mut self, status: std::io::Result<std::process::ExitStatus>) {
-        let Some(mut postmaster) = self.postmaster.take() else { return };
+        let Some(postmaster) = self.postmaster.take() else { return };
         // At once: whoever waits for the report decides by it.
         self.shared.postgres_ended();
+        postmaster.log.flush();
         (self.session, self.sight, self.identity, self.history) = (None, None, None, None);
         self.reign = Reign::default();
         // What failed because of this says less than what it was.
@@ -275,9 +276,6 @@ impl Node {
         if postmaster.asked_to_end {
             tracing::info!("Postgres has stopped");
             return;
-        }
-        if !postmaster.up {
-            postmaster.log.settle().await;
         }
         let words = postmaster.log.words();
         let how = status.map_or_else(|error| error.to_string(), |status| status.to_string());

@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::gate::{Capacity, Term};
-use crate::wire::Answers;
+use crate::server_log::ServerLog;
+use crate::wire::{Answers, Broken};
 
 /// The longest that a switchover may hold a transaction back (failover-protocol §2.6, "Pause"); then it goes on here.
 const LONGEST_HOLD: Duration = Duration::from_secs(10);
@@ -33,6 +34,8 @@ struct Session {
     term: Arc<Term>,
     /// What a primary says is followed. Locked for moments, by the two directions of one connection.
     talk: Option<Mutex<Talk>>,
+    /// What Postgres says to nobody but the agent.
+    log: Arc<ServerLog>,
     /// The answers have shown that it is in a transaction still.
     awake: Notify,
 }
@@ -43,6 +46,20 @@ struct Talk {
     /// It counts as being in a transaction.
     busy: bool,
     broken: bool,
+    /// How many waits for standbys had been cancelled when it was last looked whether this one's was among them.
+    cancelled_waits: u64,
+}
+
+impl Talk {
+    /// Postgres has said `bytes`. `Err`: neither they nor what follows may be passed on. Only now that they were read is
+    /// the log looked at: whatever it tells of how they came to be stands in it by now (rule R12).
+    fn read(&mut self, bytes: &[u8], log: &ServerLog) -> Result<(), Broken> {
+        self.answers.read(bytes)?;
+        match self.answers.backend() {
+            Some(backend) if log.has_cancelled(backend, &mut self.cancelled_waits) => Err(Broken::WaitCancelled),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// When something was last heard, for whoever asks how long ago that was.
@@ -78,12 +95,13 @@ impl Passage {
         Self::until(CancellationToken::new())
     }
 
-    /// A session of this node's own Postgres, in `term`.
-    pub fn of(term: Arc<Term>) -> Self {
+    /// A session in `term` of this node's own Postgres, which it is not connected to yet and whose log this is.
+    pub fn of(term: Arc<Term>, log: Arc<ServerLog>) -> Self {
         // A standby waits for nobody and is never drained, so its answers pass unread.
-        let talk = matches!(term.capacity, Capacity::Primary(_)).then(Mutex::default);
+        let talk = || Mutex::new(Talk { cancelled_waits: log.cancelled_waits(), ..Talk::default() });
+        let talk = matches!(term.capacity, Capacity::Primary(_)).then(talk);
         let cut = term.over().clone();
-        let session = Session { term, talk, awake: Notify::new() };
+        let session = Session { term, talk, log, awake: Notify::new() };
         Self { session: Some(session), ..Self::until(cut) }
     }
 
@@ -152,7 +170,7 @@ impl Session {
 
     fn reads(&self, bytes: &[u8]) -> io::Result<()> {
         let Some(mut talk) = self.talk() else { return Ok(()) };
-        if let Err(broken) = talk.answers.read(bytes) {
+        if let Err(broken) = talk.read(bytes, &self.log) {
             tracing::warn!(why = %broken, "a session is cut off");
             talk.broken = true;
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, broken));

@@ -9,8 +9,8 @@ use flypg_core::protocol::Lsn;
 use crate::account::command;
 use crate::conf::{Purpose, conninfo};
 use crate::config::Config;
-use crate::postmaster::errors_in;
 use crate::processes::output;
+use crate::server_log::errors_in;
 
 /// A primary that is asked and says nothing for so long was not reached.
 const PATIENCE: Duration = Duration::from_secs(10);

@@ -232,6 +232,8 @@ fn step(
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use flypg_core::decree::Epoch;
     use flypg_core::failover::lease::BootTime;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -241,6 +243,7 @@ mod tests {
     use super::*;
     use crate::clock;
     use crate::gate::{Capacity, Gate, Leave};
+    use crate::server_log::ServerLog;
 
     async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -308,19 +311,32 @@ mod tests {
         until: Option<BootTime>,
         holding: bool,
     ) -> (TcpStream, TcpStream, Gate, tokio::task::JoinHandle<()>) {
+        session_of(until, holding, ServerLog::new().unwrap().into()).await
+    }
+
+    async fn session_of(
+        until: Option<BootTime>,
+        holding: bool,
+        log: Arc<ServerLog>,
+    ) -> (TcpStream, TcpStream, Gate, tokio::task::JoinHandle<()>) {
         let gate = Gate::shut();
         put(&gate, Some(BootTime::MAX), false);
         let (mut client, near) = pair().await;
         let (far, server) = pair().await;
-        let passage = Passage::of(gate.term());
+        let passage = Passage::of(gate.term(), log);
         put(&gate, until, holding);
+        let welcome = [&BACKEND[..], &READY].concat();
+        let first = welcome.clone();
         let task =
-            tokio::spawn(async move { join(&mut Stream::Tcp(near), &mut Stream::Tcp(far), &READY, &passage).await });
+            tokio::spawn(async move { join(&mut Stream::Tcp(near), &mut Stream::Tcp(far), &first, &passage).await });
         if until.is_some() {
-            client.read_exact(&mut [0; READY.len()]).await.unwrap();
+            client.read_exact(&mut vec![0; welcome.len()]).await.unwrap();
         }
         (client, server, gate, task)
     }
+
+    /// BackendKeyData of process 17.
+    const BACKEND: [u8; 13] = [b'K', 0, 0, 0, 12, 0, 0, 0, 17, 9, 9, 9, 9];
 
     const READY: [u8; 6] = [b'Z', 0, 0, 0, 5, b'I'];
     const BEGUN: [u8; 6] = [b'Z', 0, 0, 0, 5, b'T'];
@@ -424,6 +440,24 @@ mod tests {
         let notice = [b"N", &u32::try_from(fields.len() + 4).unwrap().to_be_bytes()[..], fields].concat();
         client.write_all(b"Q").await.unwrap();
         server.write_all(&[&notice[..], b"C\0\0\0\x0bCOMMIT\0", &READY].concat()).await.unwrap();
+        is_reset(&mut client).await;
+        task.await.unwrap();
+    }
+
+    /// The log is read by nobody else here, as when the rest of the agent was frozen.
+    #[tokio::test]
+    async fn a_commit_is_not_reported_once_the_log_says_that_its_wait_was_cancelled() {
+        let cancelled = "<17> WARNING:  canceling wait for synchronous replication due to user request\n";
+        let log = Arc::new(ServerLog::new().unwrap());
+        // Of an earlier backend with the same id.
+        log.say(cancelled);
+        assert!(log.has_cancelled(17, &mut 0));
+        let (mut client, mut server, _gate, task) = session_of(Some(BootTime::MAX), false, log.clone()).await;
+        log.say(&cancelled.replace("17", "18"));
+        server.write_all(&READY).await.unwrap();
+        client.read_exact(&mut [0; READY.len()]).await.unwrap();
+        log.say(cancelled);
+        server.write_all(&[&b"C\0\0\0\x0bCOMMIT\0"[..], &READY].concat()).await.unwrap();
         is_reset(&mut client).await;
         task.await.unwrap();
     }

@@ -18,9 +18,9 @@ use crate::conf::{Purpose, conninfo};
 use crate::config::Config;
 use crate::data_dir;
 use crate::files;
-use crate::postmaster::errors_in;
 use crate::primary::{self, AskError};
 use crate::processes::{self, Awaited};
+use crate::server_log::errors_in;
 use crate::wal;
 
 /// A rewind that says nothing for so long is over.

@@ -15,10 +15,11 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
 use crate::node::Node;
+use crate::server_log::ServerLog;
 use crate::shared::Shared;
 use crate::startup::Door;
 use crate::store::{Store, StoreError};
-use crate::{api, clock, data_dir, doors, lease, metrics, processes};
+use crate::{api, clock, data_dir, doors, lease, metrics, processes, server_log};
 
 /// The node could not begin. Nothing was changed on the volume.
 #[derive(Debug, thiserror::Error)]
@@ -53,7 +54,8 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let ledger = store.as_ref().map_or_else(|_| blank(&config), Store::current);
     let boot = clock::boot(ledger.incarnation).map_err(prepare("the name of this boot"))?;
     let tenure = Tenure::begin(&boot, &ledger, clock::now());
-    let shared = Arc::new(Shared::new(config, store, report, data, tenure));
+    let log = ServerLog::new().map_err(prepare("the pipe for PostgreSQL's log"))?;
+    let shared = Arc::new(Shared::new(config, store, report, data, tenure, log));
     let upstream = doors::bind_upstream(&shared).map_err(prepare("the way to the upstream"))?;
 
     let rooms = doors::Rooms::within(raise_file_limit());
@@ -61,6 +63,7 @@ pub async fn run(config: Config) -> Result<(), RunError> {
         let (door, listener) = door?;
         tokio::spawn(doors::serve(door, listener, rooms.of(door), shared.clone()));
     }
+    tokio::spawn(follow_log(shared.log.clone()));
     tokio::spawn(doors::serve_upstream(upstream, shared.clone()));
     tokio::spawn(lease::watch(shared.clone()));
     tokio::spawn(lease::gather(shared.clone()));
@@ -73,6 +76,12 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     Node::new(shared).run().await;
     tracing::info!("the node has ended");
     Ok(())
+}
+
+async fn follow_log(log: Arc<ServerLog>) {
+    if let Err(error) = server_log::follow(log).await {
+        tracing::error!(%error, "PostgreSQL's log is not passed on any more");
+    }
 }
 
 /// A ledger that is damaged or foreign quarantines the node; one that the disk does not give ends it, to begin again;

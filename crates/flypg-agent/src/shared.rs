@@ -21,6 +21,7 @@ use crate::doors::DoorCount;
 use crate::gate::{Capacity, Gate, Leave};
 use crate::passage::Heard;
 use crate::routes::{Here, Routes};
+use crate::server_log::ServerLog;
 use crate::startup::Door;
 use crate::store::{AcceptError, Store, StoreError};
 
@@ -44,6 +45,8 @@ pub struct Shared {
     /// Cancelled when Postgres has ended for good.
     pub ended: CancellationToken,
     pub gate: Gate,
+    /// What this node's Postgres says.
+    pub log: Arc<ServerLog>,
     /// When this node last got WAL, or a question for a pledge, from its primary.
     pub heard: Arc<Heard>,
     pub doors: [Arc<DoorCount>; Door::ALL.len()],
@@ -75,6 +78,7 @@ impl Shared {
         report: NodeReport,
         data: DataDir,
         tenure: Tenure,
+        log: ServerLog,
     ) -> Self {
         // Versions go up across restarts too, so that whoever waits for news of this agent's predecessor gets it.
         let incarnation = store.as_ref().map_or(0, |store| store.current().incarnation);
@@ -92,6 +96,7 @@ impl Shared {
             at_once: CancellationToken::new(),
             ended: CancellationToken::new(),
             gate: Gate::shut(),
+            log: Arc::new(log),
             heard: Arc::default(),
             doors: Default::default(),
             starts: AtomicU64::new(0),
@@ -505,7 +510,8 @@ mod tests {
         };
         store.update(leads).unwrap();
         let tenure = Tenure::begin("b", &store.current(), clock::now());
-        let shared = Shared::new(config, Ok(store), report(1, Phase::Running, 0, 0), DataDir::Blank, tenure);
+        let (report, log) = (report(1, Phase::Running, 0, 0), ServerLog::new().unwrap());
+        let shared = Shared::new(config, Ok(store), report, DataDir::Blank, tenure, log);
         shared.follow_ledger();
         assert!(shared.confirm(Epoch(1), shared.life()));
         let term = shared.gate.term();

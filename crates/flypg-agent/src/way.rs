@@ -101,7 +101,7 @@ impl Seeker<'_> {
             (_, Door::Replication) => {
                 self.member.and_then(|member| self.shared.gate.feeds_to(member)).map(Passage::until)
             }
-            (Place::Here, _) => answers.takes_new().then(|| Passage::of(answers.clone())),
+            (Place::Here, _) => answers.takes_new().then(|| Passage::of(answers.clone(), self.shared.log.clone())),
             (Place::Gate(..), Door::ReadWrite) => Some(Passage::until(routes.primary_changes.clone())),
             (Place::Gate(..), Door::Node | Door::ReadOnly) => Some(Passage::open()),
         }

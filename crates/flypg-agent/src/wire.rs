@@ -1,11 +1,12 @@
-//! What a gate must understand of what Postgres says: where its messages begin, whether a session is between two
-//! transactions, and whether a wait for a standby was cancelled.
+//! What a gate must understand of what Postgres says: where its messages begin, which backend says it, whether a session
+//! is between two transactions, and whether a wait for a standby was cancelled.
 //!
-//! PostgreSQL documentation, "Message Formats": one byte of type, four of length, the body; ReadyForQuery (`Z`),
-//! NoticeResponse (`N`). Nothing is copied, and of a body nothing is looked at but of these two.
+//! PostgreSQL documentation, "Message Formats": one byte of type, four of length, the body; BackendKeyData (`K`),
+//! ReadyForQuery (`Z`), NoticeResponse (`N`). Nothing is copied, and of a body nothing is looked at but of these three.
 
 /// The function of PostgreSQL that waits for standbys. It warns when it stops waiting before they have the commit; its
 /// words are translated into the language of the server, this name is not (field `R` of a notice, sent to every client).
+/// A session that keeps warnings from itself is given away by [`crate::server_log`].
 const WAITS: &[u8] = b"SyncRepWaitForLSN";
 
 /// Where one session is, as far as its answers have been read.
@@ -17,6 +18,7 @@ pub struct Answers {
     /// How much of the body is still to come.
     left: usize,
     notice: Notice,
+    backend: Backend,
     /// The last ReadyForQuery: `I` between transactions, `T` in one, `E` in a failed one.
     ready: Option<u8>,
 }
@@ -28,6 +30,8 @@ pub enum Broken {
     WaitCancelled,
     #[error("a message of an impossible length")]
     Length,
+    #[error("it is not known which backend this is: nobody could tell whether it gave up waiting for a standby")]
+    Nameless,
 }
 
 impl Answers {
@@ -48,6 +52,8 @@ impl Answers {
             }
             let (body, rest) = bytes.split_at(bytes.len().min(self.left));
             match self.head[0] {
+                b'K' => self.backend.read(body),
+                b'Z' if self.backend().is_none() => return Err(Broken::Nameless),
                 b'Z' => self.ready = body.first().copied().or(self.ready),
                 b'N' if self.notice.is_of_a_cancelled_wait(body) => return Err(Broken::WaitCancelled),
                 _ => {}
@@ -61,9 +67,30 @@ impl Answers {
         Ok(())
     }
 
+    /// The process that answers; `None` before the session was let in.
+    pub fn backend(&self) -> Option<u32> {
+        (self.backend.bytes == 4).then_some(self.backend.pid)
+    }
+
     /// No transaction runs, as far as has been read; `None` before the session was let in.
     pub fn idle(&self) -> Option<bool> {
         self.ready.map(|status| status == b'I')
+    }
+}
+
+/// The first four bytes of BackendKeyData, as far as they were read.
+#[derive(Debug, Default)]
+struct Backend {
+    pid: u32,
+    bytes: u8,
+}
+
+impl Backend {
+    fn read(&mut self, body: &[u8]) {
+        for &byte in body.iter().take(usize::from(4 - self.bytes)) {
+            self.pid = self.pid << 8 | u32::from(byte);
+            self.bytes += 1;
+        }
     }
 }
 
@@ -133,7 +160,7 @@ mod tests {
     #[test]
     fn sessions_are_followed_however_their_answers_are_cut() {
         let rows = message(b'D', &[b'Z'; 300]);
-        let talk = [message(b'R', &[0; 4]), message(b'K', &[1; 8]), message(b'Z', b"I")].concat();
+        let talk = [message(b'R', &[0; 4]), message(b'K', &[0, 0, 1, 2, 9, 9, 9, 9]), message(b'Z', b"I")].concat();
         let begun = [talk.clone(), message(b'C', b"BEGIN\0"), message(b'Z', b"T")].concat();
         let failed = [begun.clone(), rows.clone(), message(b'n', b""), message(b'Z', b"E")].concat();
         let done = [failed.clone(), rows, message(b'Z', b"I")].concat();
@@ -145,6 +172,8 @@ mod tests {
             };
             assert_eq!(idle(&talk[..talk.len() - 1]), None, "{piece}");
             assert_eq!(idle(&talk), Some(true), "{piece}");
+            assert_eq!(read(&done, piece).1.backend(), Some(258), "{piece}");
+            assert_eq!(read(&message(b'Z', b"I"), piece).0, Err(Broken::Nameless), "{piece}");
             assert_eq!(idle(&begun), Some(false), "{piece}");
             assert_eq!(idle(&failed), Some(false), "{piece}");
             assert_eq!(idle(&done), Some(true), "{piece}");

@@ -293,65 +293,6 @@ async fn routers_wait_for_the_next_primary_and_then_go_there() {
     assert_eq!(standby.value(ports::NODE, "SELECT n FROM t").await, "2");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_commit_that_no_standby_has_is_not_reported_whoever_cancels_the_wait() {
-    let (primary, standby, system_id) = pair();
-    let peers = [(&primary, PeerRole::Primary), (&standby, PeerRole::Standby)];
-    let rule = Rule::any(1, ["ord-2".parse().unwrap()].into()).unwrap();
-    let told = primary.assignment(lead_by(Terms { rule: rule.clone(), ..alone() }, &system_id), &peers, &[]);
-    assert_eq!(primary.put(&Assignment { revision: 2, ..told }).status, 200);
-    primary.until("the rule is in effect", |report| match &report.standing {
-        Standing::Leading(leading) => leading.rule.as_ref() == Some(&rule) && leading.gate == Gate::Open,
-        _ => false,
-    });
-    primary.value(ports::NODE, "CREATE TABLE t (n int); SELECT 1").await;
-    standby.signal_agent(Signal::SIGSTOP);
-    let client = primary.connect(ports::NODE).await.unwrap();
-    let token = client.cancel_token();
-    let insert = tokio::spawn(async move { client.batch_execute("INSERT INTO t VALUES (1)").await });
-    let waits = "SELECT count(*) FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND query LIKE 'INSERT INTO t%'";
-    eventually("it waits", || async { primary.value(ports::NODE, waits).await == "1" }).await;
-    // Its own client may not cancel that: the request goes nowhere.
-    token.cancel_query(tokio_postgres::NoTls).await.unwrap();
-    eventually("it is held back", || async { primary.log().contains("a cancel request is not passed on") }).await;
-    assert_eq!(primary.value(ports::NODE, waits).await, "1");
-    assert!(!insert.is_finished());
-    // A superuser can; but nobody is told that it is safe.
-    let cancel = "SELECT pg_cancel_backend(pid) FROM pg_stat_activity WHERE wait_event = 'SyncRep'";
-    assert_eq!(primary.value(ports::NODE, cancel).await, "t");
-    let error = insert.await.unwrap().expect_err("no standby has it");
-    assert!(was_cut(&error), "{error:?}");
-    standby.signal_agent(Signal::SIGCONT);
-    standby.until("it streams", streams);
-    eventually("it arrives after all", || async { standby.value(ports::NODE, "SELECT count(*) FROM t").await == "1" })
-        .await;
-}
-
-/// A procedure that commits is not spared by `statement_timeout`, and the warning that its wait was given up goes to the
-/// server's log alone where the session wants errors only.
-#[tokio::test(flavor = "multi_thread")]
-#[ignore = "the gate reads of a cancelled wait from the warning, which any session can silence with client_min_messages"]
-async fn a_commit_that_no_standby_has_is_not_reported_to_who_wants_no_warnings() {
-    let (primary, standby, system_id) = pair();
-    let peers = [(&primary, PeerRole::Primary), (&standby, PeerRole::Standby)];
-    let rule = Rule::any(1, ["ord-2".parse().unwrap()].into()).unwrap();
-    let told = primary.assignment(lead_by(Terms { rule: rule.clone(), ..alone() }, &system_id), &peers, &[]);
-    assert_eq!(primary.put(&Assignment { revision: 2, ..told }).status, 200);
-    primary.until("the rule is in effect", |report| match &report.standing {
-        Standing::Leading(leading) => leading.rule.as_ref() == Some(&rule) && leading.gate == Gate::Open,
-        _ => false,
-    });
-    let setup = "CREATE TABLE t (n int);
-        CREATE PROCEDURE p() LANGUAGE plpgsql AS 'BEGIN INSERT INTO t VALUES (1); COMMIT; END'";
-    let client = primary.connect(ports::NODE).await.unwrap();
-    client.batch_execute(setup).await.unwrap();
-    client.batch_execute("SET statement_timeout = '1s'; SET client_min_messages = error").await.unwrap();
-    standby.signal_agent(Signal::SIGSTOP);
-    let called = client.batch_execute("CALL p()").await;
-    standby.signal_agent(Signal::SIGCONT);
-    assert!(was_cut(&called.expect_err("no standby has it")));
-}
-
 /// A client decides how long a line of PostgreSQL's log is; the primary must not lose its lease over it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_huge_line_in_the_log_keeps_the_agent_from_nothing() {
