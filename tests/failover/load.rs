@@ -16,6 +16,8 @@ use tokio_util::sync::CancellationToken;
 const CLIENTS: usize = 4;
 /// A client gives a statement up after this long, and connects anew.
 const PATIENCE: Duration = Duration::from_millis(1_000);
+/// Longer than anything here lasts.
+const FOREVER: Duration = Duration::from_secs(3600);
 /// Longer than a router holds a connection while there is no primary.
 const CONNECT: Duration = Duration::from_secs(15);
 /// Between two attempts to connect.
@@ -131,19 +133,25 @@ struct Desk {
 
 impl Desk {
     async fn wander(self, door: Config) {
-        while !self.stop.is_cancelled() {
-            if let Some((client, write)) = connect(&door).await {
-                while !self.stop.is_cancelled() && self.write(&client, &write, PATIENCE).await {}
-            } else {
-                tokio::time::sleep(PAUSE).await;
+        let writes = async {
+            loop {
+                match connect(&door).await {
+                    Some((client, write)) => while self.write(&client, &write, PATIENCE).await {},
+                    None => tokio::time::sleep(PAUSE).await,
+                }
             }
+        };
+        tokio::select! {
+            () = writes => {}
+            () = self.stop.cancelled() => {}
         }
     }
 
     async fn stay(self, door: Config) {
-        let Some((client, write)) = connect(&door).await else { return };
-        let forever = Duration::from_secs(3600);
-        let writes = async { while self.write(&client, &write, forever).await {} };
+        let writes = async {
+            let Some((client, write)) = connect(&door).await else { return };
+            while self.write(&client, &write, FOREVER).await {}
+        };
         tokio::select! {
             () = writes => {}
             () = self.stop.cancelled() => {}

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use flypg_tests::patience::eventually;
+use tokio::time::{sleep, timeout};
 use tokio_postgres::{Config, NoTls};
 
 use crate::load::{Load, TABLE};
@@ -13,6 +14,9 @@ use crate::load::{Load, TABLE};
 pub(crate) const LIMIT: Duration = Duration::from_secs(180);
 /// What stops nobody lasts so long: longer than the leases of every profile that is measured.
 const AWAY: Duration = Duration::from_secs(10);
+/// How long a look at who streams may take, and how long it is until the next.
+const LOOK: Duration = Duration::from_secs(1);
+const PAUSE: Duration = Duration::from_millis(50);
 /// A while of calm, so that a pause is one.
 const CALM: Duration = Duration::from_secs(1);
 
@@ -89,7 +93,7 @@ pub(crate) async fn measure(system: &mut impl System, fault: Fault) -> Run {
     let before = goes_on(&load, Instant::now() + CALM, None).await;
 
     let begun = Instant::now();
-    let back = fault.moves().map(|_| streams_again(doors[0].clone(), system.replica(&primary)));
+    let back = fault.moves().map(|_| streams_again(doors.clone(), system.replica(&primary)));
     let back = back.map(|back| AbortOnDrop(tokio::spawn(back)));
     system.befall(fault, &primary).await;
     let moved = match fault.moves() {
@@ -99,7 +103,7 @@ pub(crate) async fn measure(system: &mut impl System, fault: Fault) -> Run {
             after > before
         }
         None => {
-            tokio::time::sleep(AWAY).await; // the figure is what happens in this time
+            sleep(AWAY).await; // the figure is what happens in this time
             false
         }
     };
@@ -107,7 +111,7 @@ pub(crate) async fn measure(system: &mut impl System, fault: Fault) -> Run {
     let since = if system.mend(fault, &primary).await { mended } else { begun };
     let back = match back.filter(|_| moved) {
         Some(mut back) => {
-            let at = tokio::time::timeout(LIMIT, &mut back.0).await.expect("the old primary streams again in time");
+            let at = timeout(LIMIT, &mut back.0).await.expect("the old primary streams again in time");
             Some(at.expect("looking does not panic").saturating_duration_since(since))
         }
         None => None,
@@ -146,29 +150,25 @@ async fn goes_on(load: &Load, moment: Instant, timeline: Option<i32>) -> i32 {
 }
 
 /// When the node is first seen to stream from a primary that takes writes, which it was not itself before.
-async fn streams_again(door: Config, replica: String) -> Instant {
+async fn streams_again(doors: Vec<Config>, replica: String) -> Instant {
     let query = format!(
         "SELECT count(*) FROM pg_stat_replication WHERE application_name = '{replica}' AND state = 'streaming'"
     );
-    loop {
-        let look = async {
-            let (client, connection) = door.connect(NoTls).await.ok()?;
-            let connection = AbortOnDrop(tokio::spawn(connection));
-            loop {
-                let row =
-                    tokio::time::timeout(Duration::from_secs(1), client.query_one(&query, &[])).await.ok()?.ok()?;
-                if row.get::<_, i64>(0) == 1 {
-                    drop(connection);
-                    return Some(Instant::now());
-                }
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
+    // A door that is cut off says nothing at all.
+    for door in doors.iter().cycle() {
+        let Ok(Ok((client, connection))) = timeout(LOOK, door.connect(NoTls)).await else {
+            sleep(PAUSE).await;
+            continue;
         };
-        if let Some(at) = look.await {
-            return at;
+        let _connection = AbortOnDrop(tokio::spawn(connection));
+        while let Ok(Ok(row)) = timeout(LOOK, client.query_one(&query, &[])).await {
+            if row.get::<_, i64>(0) == 1 {
+                return Instant::now();
+            }
+            sleep(PAUSE).await;
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
+    unreachable!("there is a door, so the cycle has no end")
 }
 
 /// The first column of the first row, as text.
