@@ -45,6 +45,9 @@ struct Runs {
     /// How many runs go on beside each other; each has an emulator and a network of its own
     #[arg(long, env = "FAULTS_JOBS", default_value_t = 1)]
     jobs: usize,
+    /// Keep the files of every run, not only of those that failed
+    #[arg(long)]
+    keep: bool,
     /// Nodes share one network even where they need not
     #[arg(long)]
     loopback: bool,
@@ -99,8 +102,8 @@ async fn all(chosen: &[&'static Scenario], runs: &Runs) -> ExitCode {
     let (end, ended) = watch::channel(false);
     let jobs: Vec<_> = (0..runs.jobs.max(1))
         .map(|_| {
-            let (queue, tell, ended) = (Arc::clone(&queue), tell.clone(), ended.clone());
-            std::thread::spawn(move || work(&queue, namespaces, &tell, ended))
+            let (queue, tell, ended, keep) = (Arc::clone(&queue), tell.clone(), ended.clone(), runs.keep);
+            std::thread::spawn(move || work(&queue, (namespaces, keep), &tell, ended))
         })
         .collect();
     drop(tell);
@@ -143,7 +146,7 @@ async fn all(chosen: &[&'static Scenario], runs: &Runs) -> ExitCode {
 /// Takes runs from the queue until there are none, or it is told to end.
 fn work(
     queue: &Mutex<VecDeque<(&'static Scenario, u64)>>,
-    namespaces: bool,
+    (namespaces, keep): (bool, bool),
     tell: &mpsc::UnboundedSender<Outcome>,
     mut ended: watch::Receiver<bool>,
 ) {
@@ -152,7 +155,7 @@ fn work(
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         let outcome = tokio::task::LocalSet::new().block_on(&runtime, async {
             // A bug of the harness is a failed run, not the end of all of them.
-            let mut run = tokio::task::spawn_local(run(scenario, seed, namespaces));
+            let mut run = tokio::task::spawn_local(run(scenario, seed, namespaces, keep));
             tokio::select! {
                 outcome = &mut run => Some(outcome
                     .unwrap_or_else(|panic| Outcome::unfinished(scenario.name, seed, panic.to_string()))),

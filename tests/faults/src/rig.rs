@@ -99,8 +99,14 @@ impl Rig {
         self.until_ready(nodes).await?;
         self.learn_roles().await?;
         let address = self.fly.address(CLUSTER, &self.roles.primary).await;
-        sql::ask(&address, READ_WRITE, &self.password(), client::TABLE).await?;
-        Ok(())
+        let password = self.password();
+        until("there is a table", LIMIT, || async {
+            sql::ask(&address, READ_WRITE, &password, client::TABLE).await.map(drop)
+        })
+        .await?;
+        // On a busy computer another node may lead by now.
+        self.until_ready(nodes).await?;
+        self.learn_roles().await
     }
 
     /// Keeps the files, and says where they are.
@@ -428,11 +434,25 @@ impl Rig {
         Ok(())
     }
 
-    /// The rows of the primary, then those of each other node once it has replayed what the primary had.
+    /// The rows of the primary, then those of each other node once it has replayed what the primary had. Nobody writes any
+    /// more, so it does not matter if another node comes to lead meanwhile: then all of it is asked again.
     ///
     /// # Errors
     /// A node does not answer, or does not get there in time.
     pub async fn rows(&mut self) -> Result<(Rows, BTreeMap<String, Rows>), Broken> {
+        let deadline = Instant::now() + LIMIT;
+        loop {
+            match self.rows_now().await {
+                Ok(rows) => return Ok(rows),
+                Err(last) if Instant::now() > deadline => {
+                    return Err(format!("not within {LIMIT:?}: every node has told its rows; last seen: {last}"));
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    }
+
+    async fn rows_now(&mut self) -> Result<(Rows, BTreeMap<String, Rows>), Broken> {
         self.learn_roles().await?;
         let password = self.password();
         let primary = self.fly.address(CLUSTER, &self.roles.primary).await;
@@ -442,14 +462,10 @@ impl Rig {
         for node in self.roles.others.clone() {
             let address = self.fly.address(CLUSTER, &node).await;
             let query = format!("SELECT pg_last_wal_replay_lsn() >= '{lsn}'");
-            until(&format!("{node} has replayed {lsn}"), LIMIT, || async {
-                match sql::ask(&address, NODE, &password, &query).await?.as_str() {
-                    "t" => Ok(()),
-                    other => Err(other.to_owned()),
-                }
-            })
-            .await?;
-            others.insert(node, select(&address, &password).await?);
+            match sql::ask(&address, NODE, &password, &query).await?.as_str() {
+                "t" => others.insert(node, select(&address, &password).await?),
+                _ => return Err(format!("{node} has not replayed {lsn}")),
+            };
         }
         Ok((rows, others))
     }

@@ -96,12 +96,14 @@ impl fmt::Display for Outcome {
 }
 
 /// Lets a scenario happen to a cluster of its own, and looks at what is left.
-pub async fn run(scenario: &'static Scenario, seed: u64, namespaces: bool) -> Outcome {
+///
+/// The files of a run that failed stay, and with `keep` those of every run.
+pub async fn run(scenario: &'static Scenario, seed: u64, namespaces: bool, keep: bool) -> Outcome {
     let mut outcome = Outcome::begun(scenario.name, seed);
     let mut rig = Rig::start(scenario, namespaces);
     let told = tell(scenario, seed, &mut rig, &mut outcome).await;
     outcome.broken = told.err();
-    if !outcome.good() {
+    if keep || !outcome.good() {
         outcome.kept = Some(rig.keep());
     }
     outcome

@@ -289,6 +289,11 @@ pub const SCENARIOS: &[Scenario] = &[
             Lasts(s(5)),
             Controller(RollBack),
             Controller(Start),
+            // It holds, and says what to do; nobody is in need of it meanwhile.
+            Lasts(LONG),
+            Acknowledges,
+            Controller(Forget),
+            Controller(Start),
             Acknowledges,
         ],
     ),
@@ -357,7 +362,12 @@ pub const SCENARIOS: &[Scenario] = &[
         &[LosesVolume(First), LastsUpTo(s(9)), Dies(Primary, s(10)), Acknowledges],
     ),
     // By hand.
-    quorum("promoted-by-hand", Bound::Unharmed, &[Sql(First, "SELECT pg_promote(false)"), Lasts(s(10)), Acknowledges]),
+    quorum(
+        "promoted-by-hand",
+        Bound::Unharmed,
+        // Nobody but a person knows what was done there; it is made anew once its data are gone.
+        &[Sql(First, "SELECT pg_promote(false)"), Lasts(s(10)), Acknowledges, LosesVolume(First), Acknowledges],
+    ),
     quorum(
         "names-edited-by-hand",
         Bound::Unharmed,

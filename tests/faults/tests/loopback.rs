@@ -8,7 +8,7 @@ use flypg_faults::table::find;
 async fn happens(name: &str) {
     let seed = std::env::var("FAULTS_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     let scenario = find(name).expect("it is in the table");
-    let outcome = tokio::task::LocalSet::new().run_until(run(scenario, seed, false)).await;
+    let outcome = tokio::task::LocalSet::new().run_until(run(scenario, seed, false, false)).await;
     assert!(outcome.good(), "{outcome}");
     // Clocks do not judge here, but a run without a single write in it would prove nothing.
     assert!(outcome.flow.before > 0 && outcome.flow.after > 0, "{outcome}");
