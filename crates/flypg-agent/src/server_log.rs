@@ -54,6 +54,8 @@ pub struct ServerLog {
 
 #[derive(Debug, Default)]
 struct Content {
+    /// What was read last begins it.
+    buffer: Vec<u8>,
     lines: Lines,
     waits: Waits,
     /// Which of all cancelled waits was the last one of a backend. Ids come again, so this grows to one number for each.
@@ -122,15 +124,20 @@ impl ServerLog {
     fn take(&self) -> bool {
         let mut content = self.content();
         self.reading.store(true, SeqCst);
-        let (bytes, empty) = self.read_pipe();
+        let mut buffer = std::mem::take(&mut content.buffer);
+        let (filled, empty) = self.read_pipe(&mut buffer);
+        let bytes = &buffer[..filled];
         // It is full by pages rather than bytes; any two of them that follow one another hold more than one can.
-        for backend in content.waits.read(&bytes, bytes.len() >= self.capacity / 2) {
+        for backend in content.waits.read(bytes, filled >= self.capacity / 2) {
             let number = self.cancelled.load(SeqCst) + 1;
             content.cancelled.insert(backend, number);
             self.cancelled.store(number, SeqCst);
         }
         self.reading.store(false, SeqCst);
-        content.keep(&bytes);
+        content.keep(bytes);
+        buffer.truncate(CHUNK);
+        buffer.shrink_to(CHUNK);
+        content.buffer = buffer;
         let (much, something) = (content.unsaid_bytes > UNSAID, !content.unsaid.is_empty());
         drop(content);
         if much {
@@ -141,26 +148,26 @@ impl ServerLog {
         empty
     }
 
-    /// What is in the pipe, or as much as fits into it: what was there at first is part of that. And whether that was all.
-    fn read_pipe(&self) -> (Vec<u8>, bool) {
-        let mut bytes = Vec::new();
-        while bytes.len() < self.capacity {
-            let start = bytes.len();
-            bytes.resize(start + CHUNK, 0);
-            let read = (&self.pipe).read(&mut bytes[start..]);
-            bytes.truncate(start + read.as_ref().map_or(0, |n| *n));
-            match read {
-                Ok(0) => return (bytes, true),
-                Ok(_) => {}
+    /// Reads what is in the pipe, or as much as fits into it: what was there at first is part of that. How many bytes it
+    /// was, and whether that was all.
+    fn read_pipe(&self, buffer: &mut Vec<u8>) -> (usize, bool) {
+        let mut filled = 0;
+        while filled < self.capacity {
+            if buffer.len() < filled + CHUNK {
+                buffer.resize(filled + CHUNK, 0);
+            }
+            match (&self.pipe).read(&mut buffer[filled..]) {
+                Ok(0) => return (filled, true),
+                Ok(read) => filled += read,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return (bytes, true),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return (filled, true),
                 Err(error) => {
                     tracing::error!(%error, "PostgreSQL's log cannot be read");
-                    return (bytes, true);
+                    return (filled, true);
                 }
             }
         }
-        (bytes, false)
+        (filled, false)
     }
 
     /// Passes on what was read.
