@@ -134,7 +134,12 @@ async fn pass(door: Door, mut client: TcpStream, from: SocketAddr, shared: &Shar
     }
     let startup = match timeout(SILENCE, startup::read(&mut client)).await {
         Ok(Ok(startup)) => startup,
-        Ok(Err(error)) => return Err(error.to_string()),
+        Ok(Err(error)) => {
+            if let Some(refused) = error.refused() {
+                refuse(client, refused).await;
+            }
+            return Err(error.to_string());
+        }
         Err(_) => return Err("it said nothing".to_owned()),
     };
     let session = match startup {

@@ -56,6 +56,7 @@ pub mod roles;
 pub mod routes;
 pub mod rule;
 pub mod run;
+pub mod seats;
 pub mod server_log;
 pub mod shared;
 pub mod sql;

@@ -358,7 +358,9 @@ impl Node {
     async fn ask(&mut self) -> Result<Look, SqlError> {
         if self.session.as_ref().is_none_or(Session::is_closed) {
             let session = Session::connect(&self.shared.config).await?;
-            self.identity = Some(session.identity().await?);
+            let identity = session.identity().await?;
+            self.shared.seats.limit(identity.max_connections);
+            self.identity = Some(identity);
             self.pending_restart = session.pending_restart().await?;
             self.session = Some(session);
             self.reign.has_reconnected();

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::gate::{Capacity, Term};
+use crate::seats::Seat;
 use crate::server_log::ServerLog;
 use crate::wire::{Answers, Broken};
 
@@ -26,6 +27,8 @@ pub struct Passage {
     session: Option<Session>,
     /// When the other side was last heard.
     heard: Option<Arc<Heard>>,
+    /// Taken as long as this is.
+    _seat: Option<Seat>,
 }
 
 /// A session at the gate.
@@ -87,7 +90,7 @@ impl Heard {
 impl Passage {
     /// Open until `cut` is cancelled; then both ends are reset.
     pub fn until(cut: CancellationToken) -> Self {
-        Self { cut, session: None, heard: None }
+        Self { cut, session: None, heard: None, _seat: None }
     }
 
     /// Open as long as both ends are.
@@ -109,6 +112,12 @@ impl Passage {
     #[must_use]
     pub fn hearing(self, heard: Arc<Heard>) -> Self {
         Self { heard: Some(heard), ..self }
+    }
+
+    /// Has `seat` until it ends.
+    #[must_use]
+    pub fn seated(self, seat: Seat) -> Self {
+        Self { _seat: Some(seat), ..self }
     }
 
     pub fn may_pass(&self) -> bool {

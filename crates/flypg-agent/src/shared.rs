@@ -21,6 +21,7 @@ use crate::doors::DoorCount;
 use crate::gate::{Capacity, Gate, Leave};
 use crate::passage::Heard;
 use crate::routes::{Here, Routes};
+use crate::seats::Seats;
 use crate::server_log::ServerLog;
 use crate::startup::Door;
 use crate::store::{AcceptError, Store, StoreError};
@@ -47,6 +48,7 @@ pub struct Shared {
     pub gate: Gate,
     /// What this node's Postgres says.
     pub log: Arc<ServerLog>,
+    pub seats: Arc<Seats>,
     /// When this node last got WAL, or a question for a pledge, from its primary.
     pub heard: Arc<Heard>,
     pub doors: [Arc<DoorCount>; Door::ALL.len()],
@@ -97,6 +99,7 @@ impl Shared {
             ended: CancellationToken::new(),
             gate: Gate::shut(),
             log: Arc::new(log),
+            seats: Arc::default(),
             heard: Arc::default(),
             doors: Default::default(),
             starts: AtomicU64::new(0),

@@ -72,6 +72,7 @@ pub struct Identity {
     pub started_at: i64,
     /// Bytes of a segment of WAL.
     pub segment: u64,
+    pub max_connections: usize,
     /// Where the last checkpoint begins.
     pub checkpoint: Lsn,
 }
@@ -133,6 +134,7 @@ const IDENTITY: &str = "SELECT json_build_object(
     'system_id', (SELECT system_identifier::text FROM pg_control_system()),
     'started_at', extract(epoch FROM pg_postmaster_start_time())::int8,
     'segment', (SELECT setting::int8 FROM pg_settings WHERE name = 'wal_segment_size'),
+    'max_connections', current_setting('max_connections')::int,
     'checkpoint', (SELECT checkpoint_lsn FROM pg_control_checkpoint()))::text";
 
 const LOOK: &str = "WITH me AS (SELECT pg_is_in_recovery() AS standby),

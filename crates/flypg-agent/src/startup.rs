@@ -39,6 +39,23 @@ pub enum StartupError {
     Length(u32),
     #[error("{0}")]
     Malformed(&'static str),
+    #[error("protocol {}.{}", .0 >> 16, .0 & 0xffff)]
+    Protocol(u32),
+}
+
+impl StartupError {
+    /// What a client is told that speaks the language, though not well; anything else would not understand it.
+    pub fn refused(&self) -> Option<Refused> {
+        match self {
+            Self::Io(_) | Self::Length(_) => None,
+            Self::Malformed(what) => Some(Refused::new("08P01", format!("invalid startup packet: {what}"))),
+            Self::Protocol(version) => {
+                let (major, minor) = (version >> 16, version & 0xffff);
+                let message = format!("unsupported frontend protocol {major}.{minor}: server supports 3.0 and later");
+                Some(Refused::new("0A000", message))
+            }
+        }
+    }
 }
 
 /// The places a client can come in at.
@@ -69,17 +86,24 @@ pub struct Refused {
     /// SQLSTATE.
     pub code: &'static str,
     pub message: String,
+    pub detail: Option<&'static str>,
 }
 
 impl Refused {
     pub fn new(code: &'static str, message: impl Into<String>) -> Self {
-        Self { code, message: message.into() }
+        Self { code, message: message.into(), detail: None }
+    }
+
+    #[must_use]
+    pub fn with_detail(self, detail: &'static str) -> Self {
+        Self { detail: Some(detail), ..self }
     }
 
     /// ErrorResponse.
     pub fn packet(&self) -> Vec<u8> {
         let mut fields = Vec::new();
-        for (tag, value) in [(b'S', "FATAL"), (b'V', "FATAL"), (b'C', self.code), (b'M', &self.message)] {
+        let said = [(b'S', "FATAL"), (b'V', "FATAL"), (b'C', self.code), (b'M', &self.message)];
+        for (tag, value) in said.into_iter().chain(self.detail.map(|detail| (b'D', detail))) {
             fields.push(tag);
             fields.extend_from_slice(value.as_bytes());
             fields.push(0);
@@ -113,7 +137,7 @@ pub async fn read<S: AsyncRead + AsyncWrite + Unpin>(stream: &mut S) -> Result<S
             }
             CANCEL_REQUEST => return Ok(Startup::Cancel { packet }),
             protocol if protocol >> 16 == 3 => return parse(packet).map(Startup::Session),
-            _ => return Err(StartupError::Malformed("a protocol version other than 3")),
+            version => return Err(StartupError::Protocol(version)),
         }
     }
     Err(StartupError::Malformed("only offers of encryption"))
@@ -233,6 +257,25 @@ mod tests {
         ] {
             assert!(reads(bytes).await.0.is_err(), "{bytes:?}");
         }
+    }
+
+    #[tokio::test]
+    async fn who_speaks_the_language_is_told_what_was_wrong() {
+        let words = async |bytes: &[u8]| {
+            let refused = reads(bytes).await.0.unwrap_err().refused();
+            refused.map(|refused| (refused.code, refused.message))
+        };
+        let old = words(&packet(131_072, b"")).await.unwrap();
+        assert_eq!(old, ("0A000", "unsupported frontend protocol 2.0: server supports 3.0 and later".to_owned()));
+        let nobody = words(&packet(196_608, b"database\0x\0\0")).await.unwrap();
+        assert_eq!(nobody, ("08P01", "invalid startup packet: no user".to_owned()));
+        assert_eq!(words(b"GET / HTTP/1.1\r\n\r\n").await, None);
+    }
+
+    #[test]
+    fn refusals_carry_what_is_said_beside_the_message() {
+        let packet = Refused::new("53300", "no").with_detail("ask later").packet();
+        assert_eq!(packet, *b"E\0\0\0\x29SFATAL\0VFATAL\0C53300\0Mno\0Dask later\0\0");
     }
 
     #[test]

@@ -44,6 +44,8 @@ enum Unfit {
     /// Another one is to be tried at once.
     #[error("the primary has changed")]
     Changed,
+    #[error("it has as many sessions as it may have")]
+    Full,
 }
 
 /// Who looks for a way.
@@ -77,6 +79,8 @@ pub async fn find(seeker: &Seeker<'_>) -> Result<Way, Refused> {
             match opened {
                 Ok(way) => return Ok(way),
                 Err(Unfit::Changed) => break,
+                // As Postgres: nobody waits for somebody else to leave.
+                Err(Unfit::Full) => return Err(full()),
                 Err(why) => tracing::debug!(?place, why = crate::words(&why), "no connection"),
             }
         }
@@ -108,6 +112,13 @@ impl Seeker<'_> {
     }
 
     async fn open(&self, place: &Place, passage: Passage, deadline: Instant) -> Result<Way, Unfit> {
+        let passage = match (place, self.door) {
+            (Place::Here, Door::ReadWrite | Door::Node | Door::ReadOnly) => {
+                passage.seated(self.shared.seats.take().ok_or(Unfit::Full)?)
+            }
+            // Members come by the seats that are not for clients.
+            (Place::Here, Door::Replication) | (Place::Gate(..), _) => passage,
+        };
         let (upstream, first) = tokio::select! {
             begun = timeout_at(deadline, self.begin(place)) => begun.map_err(|_| Unfit::NotNow)??,
             () = passage.is_cut() => return Err(Unfit::Changed),
@@ -144,6 +155,12 @@ fn nowhere(door: Door) -> &'static str {
         Door::Replication => "nobody replicates from this node now",
         Door::ReadOnly => "the cluster has no node now that can be read from",
     }
+}
+
+/// In the words of Postgres, which people look for.
+fn full() -> Refused {
+    Refused::new("53300", "sorry, too many clients already")
+        .with_detail("Some of max_connections are kept for the node itself.")
 }
 
 fn left() -> Refused {

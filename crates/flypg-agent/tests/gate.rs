@@ -313,3 +313,36 @@ async fn a_huge_line_in_the_log_keeps_the_agent_from_nothing() {
     let peak: u64 = peak.trim().trim_end_matches(" kB").parse().unwrap();
     assert!(peak < 60_000, "{peak} kB, and an answer took {longest:?}");
 }
+
+/// Clients come as superusers, too, whom Postgres lets take what is reserved.
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_leave_room_for_the_node_itself() {
+    let node = Node::started("ord-1");
+    let parameters = [("max_connections", "40")];
+    node.bootstrap(&parameters);
+    let mut clients = Vec::new();
+    let refused = loop {
+        match node.connect(ports::NODE).await {
+            Ok(client) => clients.push(client),
+            Err(error) => break error,
+        }
+    };
+    let refused = refused.as_db_error().expect("it is told why");
+    assert_eq!((refused.code().code(), refused.message()), ("53300", "sorry, too many clients already"));
+    assert!(refused.detail().is_some_and(|detail| detail.contains("max_connections")), "{refused:?}");
+    assert_eq!(clients.len(), 32);
+
+    // What there is goes on, and can be cancelled.
+    let cancel = clients[0].cancel_token();
+    let asleep = clients[0].batch_execute("SELECT pg_sleep(60)");
+    let cancelled = async {
+        eventually("it sleeps", || async { has_backend(&node, "SELECT") }).await;
+        cancel.cancel_query(tokio_postgres::NoTls).await.unwrap();
+    };
+    let (asleep, ()) = tokio::join!(asleep, cancelled);
+    assert_eq!(asleep.unwrap_err().code().map(|code| code.code()), Some("57014"));
+
+    // One who leaves makes room.
+    clients.pop();
+    eventually("there is room", || async { node.connect(ports::NODE).await.is_ok() }).await;
+}
