@@ -8,6 +8,7 @@ use std::time::Duration;
 use flypg_core::Timestamp;
 use flypg_core::keys::Key;
 use flypg_core::names::ClusterName;
+use flypg_core::observed::Observed;
 use flypg_core::plan::{Action, Step, Until};
 use flypg_core::render;
 use flypg_core::spec::Level;
@@ -264,6 +265,7 @@ impl Controller {
         if let Some(journal) = journal {
             keeper = keeper.with_journal(journal);
         }
+        let last = self.vigils.of(cluster);
         let (store, board, metrics) = (self.store.clone(), Arc::clone(&self.board), Arc::clone(&self.metrics));
         async move {
             loop {
@@ -271,7 +273,7 @@ impl Controller {
                 let turn = keeper.turn().await;
                 timer.observe_duration();
                 metrics.turns.inc();
-                match conclude(&keeper.wanted, &turn, keeper.stuck(), &store, &board).await {
+                match conclude(&keeper.wanted, &turn, last.last_seen(), keeper.stuck(), &store, &board).await {
                     Ok(false) => {}
                     Ok(true) => return Ended::Gone(keeper.wanted.name().clone()),
                     Err(error) => tracing::error!(cluster = %keeper.wanted.name(), error = chain(&error), "forgotten"),
@@ -318,6 +320,7 @@ impl Controller {
 async fn conclude(
     wanted: &Wanted,
     turn: &Turn,
+    last: Observed,
     stuck: Option<u32>,
     store: &Store,
     board: &Board,
@@ -329,7 +332,7 @@ async fn conclude(
         }
         store.note_generation(wanted.name(), &generation(wanted.spec())).await?;
     }
-    let status = status_of(store, wanted, &turn.observed, &turn.plan, stuck, turn.at).await?;
+    let status = status_of(store, wanted, &turn.observed, &last, &turn.plan, stuck, turn.at).await?;
     board.post(Posted { at: turn.at, wanted: wanted.clone(), observed: turn.observed.clone(), status });
     Ok(false)
 }

@@ -8,7 +8,8 @@ use flypg_core::status::{ClusterStatus, Condition, status};
 use crate::store::{Store, StoreError};
 use crate::turn::Wanted;
 
-/// What there is to say about a cluster. `stuck`: how many turns in a row got nowhere, once that is too many.
+/// What there is to say about a cluster. `last`: what its vigil has known last, for while its machines cannot be seen.
+/// `stuck`: how many turns in a row got nowhere, once that is too many.
 ///
 /// # Errors
 /// If the memory cannot be read.
@@ -16,11 +17,12 @@ pub async fn status_of(
     store: &Store,
     wanted: &Wanted,
     observed: &Observed,
+    last: &Observed,
     plan: &Plan,
     stuck: Option<u32>,
     now: Timestamp,
 ) -> Result<ClusterStatus, StoreError> {
-    let mut status = status(wanted.spec(), observed, plan, now);
+    let mut status = status(wanted.spec(), observed, plan, now).with_last_seen(wanted.spec(), observed, last);
     if let Some(turns) = stuck {
         status.conditions.push(Condition {
             kind: "Stuck".to_owned(),

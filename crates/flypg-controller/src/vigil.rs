@@ -166,6 +166,11 @@ impl Vigil {
         self.notes().platform.clone()
     }
 
+    /// The same, and what the agents say now.
+    pub fn last_seen(&self) -> Observed {
+        Observed { reports: self.reports(), ..self.platform() }
+    }
+
     /// What the agents say now, of those that are listened to: nothing, where they do not answer.
     pub fn reports(&self) -> BTreeMap<String, Seen<NodeReport>> {
         let notes = self.notes();

@@ -113,6 +113,31 @@ pub fn status(spec: &ClusterSpec, observed: &Observed, plan: &Plan, _now: Timest
     }
 }
 
+impl ClusterStatus {
+    /// Where the cluster's machines could not be seen: the nodes that were there when they were seen `last`, and what
+    /// their agents say now. A node whose agent does not answer is in an unknown state, not absent.
+    #[must_use]
+    pub fn with_last_seen(mut self, spec: &ClusterSpec, observed: &Observed, last: &Observed) -> Self {
+        let (None, Seen::At { at, value: machines }) = (observed.machines.known(), &last.machines) else { return self };
+        let decree = observed.record.known().and_then(Option::as_ref).filter(|d| d.system_id().is_some());
+        let mut nodes: Vec<NodeStatus> = machines
+            .iter()
+            .filter_map(|machine| {
+                let name = machine.node_of(&spec.name)?;
+                let seen = node(last, decree, None, &name, &Machine { power: Power::Started, ..machine.clone() });
+                let state = if report(last, machine).is_some() { seen.state } else { "unknown".to_owned() };
+                Some(NodeStatus { state, ..seen })
+            })
+            .collect();
+        nodes.sort_by_key(|node| (node.role != "primary", node.node.clone()));
+        self.nodes = nodes;
+        for condition in self.conditions.iter_mut().filter(|condition| condition.reason == "Unknown") {
+            condition.message = format!("{}; these were its nodes at {at}", condition.message);
+        }
+        self
+    }
+}
+
 /// A digest of a spec, to tell whether what was done is what is wanted now.
 pub fn generation(spec: &ClusterSpec) -> String {
     crate::digest::short(&serde_json::to_vec(spec).expect("a spec has string keys only"))
@@ -279,3 +304,6 @@ fn conditions(
         condition("Held", !held.is_empty(), if held.is_empty() { "Nothing" } else { "NeedsAPerson" }, held.join("; ")),
     ]
 }
+
+#[cfg(test)]
+mod tests;

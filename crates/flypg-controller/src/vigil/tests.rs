@@ -66,7 +66,12 @@ fn of_two_reports_that_arrive_out_of_order_the_later_one_counts() {
     let vigil = Vigil::new(true);
     let hear = |boot: &str, sent, version| {
         let sent = BootTime(Duration::from_secs(sent));
-        vigil.hear("m1", NodeReport { sent, ..report("ord-1", boot, version) }, Timestamp::UNIX_EPOCH, Heard::at(MS(10)));
+        vigil.hear(
+            "m1",
+            NodeReport { sent, ..report("ord-1", boot, version) },
+            Timestamp::UNIX_EPOCH,
+            Heard::at(MS(10)),
+        );
         vigil.reports()["m1"].known().unwrap().version
     };
     assert_eq!(hear("b", 5, 2), 2);

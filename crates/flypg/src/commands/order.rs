@@ -185,7 +185,9 @@ async fn carry_out(
         let mut goal = None;
         loop {
             let turn = keeper.turn().await;
-            let status = status_of(&store, &wanted, &turn.observed, &turn.plan, keeper.stuck(), turn.at).await?;
+            let status =
+                status_of(&store, &wanted, &turn.observed, &vigil.last_seen(), &turn.plan, keeper.stuck(), turn.at)
+                    .await?;
             let goal = match &goal {
                 Some(goal) => goal,
                 // Not before it is known who leads.

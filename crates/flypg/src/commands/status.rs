@@ -81,7 +81,8 @@ pub(crate) async fn look(observer: &LiveObserver, known: &[KnownSpec]) -> Result
             let now = Timestamp::now();
             let observed = observer.observe(&known.spec, now).await;
             let plan = wanted.plan(&observed, now);
-            let status = status_of(&observer.store, &wanted, &observed, &plan, None, now).await?;
+            let status =
+                status_of(&observer.store, &wanted, &observed, &observer.vigil.last_seen(), &plan, None, now).await?;
             Ok::<_, CliError>(Look { status, unseen: unseen(&observed) })
         }
     });
