@@ -155,3 +155,6 @@ fn is_bearer(headers: &HeaderMap, token: &str) -> bool {
 fn error(status: StatusCode, text: &str) -> Response {
     (status, Json(json!({ "error": text }))).into_response()
 }
+
+#[cfg(test)]
+mod tests;

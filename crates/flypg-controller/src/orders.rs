@@ -88,12 +88,12 @@ impl Goal {
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use flypg_core::status::{Endpoints, NodeStatus};
 
     use super::*;
 
-    fn status(primary: Option<&str>, reign: u64, stage: &str, nodes: &[&str]) -> ClusterStatus {
+    pub(crate) fn status(primary: Option<&str>, reign: u64, stage: &str, nodes: &[&str]) -> ClusterStatus {
         let node = |name: &&str| NodeStatus {
             node: (*name).to_owned(),
             machine: None,
