@@ -213,6 +213,41 @@ async fn whoever_watches_may_die_at_any_time() {
     cluster.has_every_row(&written).await;
 }
 
+/// Orders are carried out by whoever gives them, what was done can be read afterwards, and every decision made again.
+#[tokio::test]
+async fn a_person_moves_the_primary_where_no_controller_watches() {
+    let cluster = Cluster::make("moved-db", &file("moved-db", 3, "")).await;
+    let made = Instant::now();
+    assert_eq!(cluster.healthy(3).await, "ord-1");
+    let writer = cluster.writer().await;
+    goes_on(&writer).await;
+    // The last lease is over: standbys vouch for the primary, and are bound by that for a while.
+    eventually("it leads by pledges", LIMIT, || async {
+        if made.elapsed() > LEASES / 2 { Ok(()) } else { Err(format!("{:?}", made.elapsed())) }
+    })
+    .await;
+    goes_on(&writer).await;
+    let ran = cluster.fly.run(&["switchover", "moved-db", "--to", "ord-2"]).await;
+    assert!(ran.code == 0 && ran.stdout.starts_with("moved-db is led by ord-2 ("), "{ran:?}");
+    assert!(ran.stderr.contains("no controller watches moved-db now"), "{}", ran.stderr);
+    goes_on(&writer).await;
+    let written = writer.stop().await;
+    cluster.has_every_row(&written).await;
+
+    let told = cluster.fly.ok(&["events", "moved-db"]).await;
+    for words in ["switchover-began", "leader-changed"] {
+        assert!(told.contains(words), "{words} is not in:\n{told}");
+    }
+    let lines = cluster.fly.ok(&["events", "moved-db", "-o", "json"]).await;
+    let events: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(events.len(), told.lines().count());
+    assert!(events.is_sorted_by_key(|event| event["at"].as_str().map(str::to_owned)), "{told}");
+
+    let journal = cluster.fly.path().join("state/journal/moved-db.jsonl");
+    let again = cluster.fly.ok(&["replay", &journal.display().to_string()]).await;
+    assert!(again.ends_with(" turns, 0 planned otherwise now\n"), "{again}");
+}
+
 #[tokio::test]
 async fn one_node_needs_nobody_to_come_back() {
     let cluster = Cluster::make("one-db", &file("one-db", 1, "")).await;

@@ -217,12 +217,26 @@ pub(super) fn order(scene: &Scene<'_>) -> Option<Course> {
             if !is_ready(scene, &to) {
                 return Some(Course::Wait(Until::CaughtUp { node: to }));
             }
+            if let Some(until) = pledge(scene) {
+                return Some(Course::Wait(until));
+            }
             let next = decree.amended(|next| next.stage = Stage::HandingOver { to: to.clone() });
             Some(Course::Decide(Box::new(next), Why::Switchover { to }))
         }
         Order::Failover { to, .. } if *to == decree.primary => None,
         Order::Failover { to, .. } => Some(super::elect::attempt(decree, Why::LossAccepted { to: to.clone() })),
     }
+}
+
+/// A standby has vouched for the primary, while no controller did, and promises nothing higher before that is over. If
+/// the primary gave way now, writes would pause for so long, and nobody might come to lead but itself again.
+fn pledge(scene: &Scene<'_>) -> Option<Until> {
+    let left = |name: &NodeName| {
+        let heard = scene.pulse(name).heard?;
+        let left = scene.fresh(name)?.pledged_for?.saturating_sub(scene.mono().since(heard));
+        (!left.is_zero()).then(|| Until::PledgeOver { node: name.clone(), left_ms: millis(left).max(1) })
+    };
+    scene.decree.members.keys().find_map(left)
 }
 
 /// Could take over now, with a short pause for writes: a whole copy that streams, close behind, and, where commits wait

@@ -362,6 +362,30 @@ fn a_standby_that_streams_is_waited_for_until_it_can_be_counted_on() {
     assert!(story.plan().is_quiet());
 }
 
+/// As when `flypg switchover` is the first to watch the cluster for a while.
+#[test]
+fn a_primary_that_its_standbys_vouch_for_hands_over_once_they_do_not() {
+    let mut story = Story::of(3, "quorum");
+    story.then("ord-2 has vouched for ord-1, and ord-3 shall lead", |world| {
+        report(world, "ord-2").pledged_for = Some(Duration::from_secs(4));
+        back(world, "ord-2");
+        world.watch.order = Some(Order::Switchover { to: Some(node("ord-3")) });
+    });
+    story.then("a second later", |world| later(world, 1));
+    assert_eq!(story.decree().stage, Stage::Established);
+    check(
+        &story,
+        expect![[r#"
+            ord-2 has vouched for ord-1, and ord-3 shall lead
+              (taking over from ord-1: until the pledge of ord-2 to the old primary is over, in 4.0 s)
+            a second later
+              (taking over from ord-1: until the pledge of ord-2 to the old primary is over, in 3.0 s)
+        "#]],
+    );
+    later(&mut story.world, 3);
+    assert!(story.plan().changes().next().is_some_and(|step| matches!(step.action, Action::Decide { .. })));
+}
+
 #[test]
 fn a_switchover_goes_to_whom_it_was_asked_for() {
     let mut story = Story::of(3, "quorum");
