@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
@@ -87,6 +88,9 @@ pub struct Member {
     #[serde(default)]
     pub volume: Option<String>,
     pub incarnation: u64,
+    /// Its private address, where it was known: a list that lacks its Machine does not take it from its peers.
+    #[serde(default)]
+    pub address: Option<IpAddr>,
 }
 
 impl Member {
@@ -130,6 +134,8 @@ pub enum Stage {
 /// R8, R10).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Promotion {
+    /// The one that it was decided in: its candidate's markers are of this epoch or, re-affirmed, of later ones.
+    pub epoch: Epoch,
     pub timeline: u32,
     pub permission: Permission,
 }

@@ -7,7 +7,7 @@ mod rule;
 
 use serde::{Deserialize, Serialize};
 
-pub use lineage::{Astray, Branch, History, Lineage, Position, Switch};
+pub use lineage::{Astray, Branch, History, Lineage, Position, Switch, Way};
 pub use permission::{Ending, Fences, Missing, Mode, Permission, Reign, choose, permission};
 pub use rule::{BadRule, Rule, Survives};
 

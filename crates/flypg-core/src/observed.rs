@@ -13,7 +13,7 @@ use crate::names::{ClusterName, NodeName};
 use crate::protocol::NodeReport;
 use crate::spec::{Guest, SnapshotPolicy};
 
-pub use watch::{Heard, Missed, Order, Pulse, Stopped, Watch};
+pub use watch::{Heard, LastKnown, Missed, Order, Pulse, Stopped, Watch};
 
 /// A fact with the time it was seen, or the reason why it is not known. Absence is a value (`Seen<Option<T>>` with
 /// `None`), never the lack of an answer.

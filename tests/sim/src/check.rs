@@ -8,6 +8,7 @@ use flypg_core::ledger::{Ledger, LedgerRole};
 use flypg_core::protocol::Gate;
 use flypg_core::spec::Durability;
 
+use crate::controller::NOTED_EVERY;
 use crate::postgres::Result;
 use crate::setup::{Fault, Setup};
 use crate::time::{Time, secs};
@@ -206,7 +207,11 @@ impl World {
         // What was written after the primary's last word came to a controller is not in anybody's bound (§2.9): a lease's
         // worth, and a report's.
         let timing = flypg_core::failover::lease::Timing::of(self.setup.spec.failover.profile);
-        let window = crate::time::span(timing.over_after() + timing.report * 2);
+        let mut window = crate::time::span(timing.over_after() + timing.report * 2);
+        if self.controllers.len() == 1 {
+            // What a controller wrote down that then ended.
+            window += NOTED_EVERY;
+        }
         let last = missing.iter().map(|known| known.when).max().unwrap_or(0);
         let before: Vec<usize> = missing.iter().filter(|k| k.when + window < last).map(|k| k.at).collect();
         let bytes = match (before.iter().min(), before.iter().max()) {

@@ -181,7 +181,7 @@ fn i4_a_promotion_of_somebody_else_than_was_permitted() {
         let after = before.amended(|next| {
             next.epoch = next.epoch.next();
             (next.reign, next.primary) = (next.epoch, chosen);
-            let promotion = Promotion { timeline: 2, permission };
+            let promotion = Promotion { epoch: next.epoch, timeline: 2, permission };
             next.stage = Stage::Promoting { nonce: "n".to_owned(), promotion };
         });
         world.store.record = Some(after);

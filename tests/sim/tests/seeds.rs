@@ -52,16 +52,8 @@ fn nothing_that_must_never_happen_happens() {
         println!("{}", tell(*seed).story);
     }
     assert!(dangerous.is_empty(), "{} runs did what must never happen", dangerous.len());
-    // Runs that do not get well by themselves are defects too: `stuck` holds them, until there are none.
-    assert!(failures.len() as u64 <= all.runs / 50, "{} of {} runs are stuck", failures.len(), all.runs);
-}
-
-/// Every run gets well once everything has healed, or says for what a person is needed.
-#[test]
-#[ignore = "about one run in 250 ends with a primary that waits for a marker that nobody acknowledges"]
-fn stuck() {
-    let all = sweep(0, number("SEEDS").unwrap_or(2_000), &[], false);
-    assert!(all.failures.is_empty(), "{:?}", all.failures);
+    // So are runs that do not get well once everything has healed, and do not say what a person must do either.
+    assert!(failures.is_empty(), "{} of {} runs are stuck", failures.len(), all.runs);
 }
 
 #[test]
@@ -116,7 +108,6 @@ fn older_data_under_a_ledger_that_was_kept_are_not_taken_for_what_was_there() {
 
 /// What a list lacks is not gone (invariant I10): the primary keeps WAL for it, and lets it stream.
 #[test]
-#[ignore = "peers are made from the list: what it lacks loses its slot, and its stream"]
 fn a_list_that_lacks_a_machine_costs_nobody_a_copy() {
     for seed in 0..100 {
         let mut setup = Setup::calm(seed, 3, Durability::Quorum);
@@ -127,11 +118,17 @@ fn a_list_that_lacks_a_machine_costs_nobody_a_copy() {
     }
 }
 
-/// Each of these once went wrong: a primary on an older volume was told to lead and lived on pledges (351, 1446), and a
-/// node that was removed was named by the rule of a later promotion (266, 1185, 1543, 1912).
+/// Each of these once went wrong: a primary on an older volume was told to lead and lived on pledges (351, 1446), a node
+/// that was removed was named by the rule of a later promotion (266, 1185, 1543, 1912), a branch made by hand had the
+/// number and the files of the real one (11307, 13569), and a timeline was given out that a person had taken (11785).
+/// Others never got well: a former primary, or a candidate of a promotion that came to nothing, has all that counts, and
+/// was not counted for what it has beyond that (33, 710, 18697); or nobody is left who could bring what is missing, and
+/// nobody said so (1592, 13182, 14105, 14477).
 #[test]
 fn seeds_that_once_went_wrong() {
-    for seed in [351, 1446, 266, 1185, 1543, 1912] {
+    for seed in
+        [351, 1446, 266, 1185, 1543, 1912, 11_307, 13_569, 11_785, 33, 710, 18_697, 1_592, 13_182, 14_105, 14_477]
+    {
         let outcome = flypg_sim::run(seed);
         assert!(outcome.violation.is_none(), "SEED={seed}: {:?}", outcome.violation);
     }
@@ -139,7 +136,6 @@ fn seeds_that_once_went_wrong() {
 
 /// Asynchronous mode: how far the primary was is known only to whoever heard it last (rule R7).
 #[test]
-#[ignore = "a controller that begins to lead goes by a position that is older than the grants of the one before it"]
 fn a_new_leader_knows_no_bound_that_an_older_one_has_seen_grow() {
     let outcome = flypg_sim::run(3_024);
     assert!(outcome.violation.is_none(), "{:?}", outcome.violation);
@@ -147,7 +143,6 @@ fn a_new_leader_knows_no_bound_that_an_older_one_has_seen_grow() {
 
 /// Rule R9, E13: a standby that was promoted by hand where the primary ended has the history files of the real branch.
 #[test]
-#[ignore = "who is recruited is placed by its history files; that it lacks the marker of the branch is not looked at"]
 fn a_branch_made_by_hand_is_not_taken_for_the_real_one() {
     let outcome = flypg_sim::run(7_826);
     assert!(outcome.violation.is_none(), "{:?}", outcome.violation);

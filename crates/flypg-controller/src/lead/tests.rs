@@ -46,7 +46,9 @@ fn decree() -> Decree {
     decree.stage = Stage::Established;
     decree.system_id = Some(SystemId("7".to_owned()));
     decree.rule = Rule::any(1, [node(2), node(3)].into()).unwrap();
-    let member = |ordinal| (node(ordinal), Member { machine: format!("m{ordinal}"), volume: None, incarnation: 1 });
+    let member = |ordinal| {
+        (node(ordinal), Member { machine: format!("m{ordinal}"), volume: None, incarnation: 1, address: None })
+    };
     decree.members = (1..=3).map(member).collect();
     decree
 }

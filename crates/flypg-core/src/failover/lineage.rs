@@ -19,7 +19,7 @@ pub struct Branch {
     pub node: NodeName,
 }
 
-/// The way of a cluster; only ever added to.
+/// The way of a cluster; only ever added to, but where a person accepts a loss.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Lineage {
     /// Its timelines, oldest first.
@@ -73,6 +73,15 @@ pub struct History {
     pub switches: Vec<Switch>,
     /// Nonces of the marker rows it has, by epoch, oldest first.
     pub markers: Vec<(Epoch, String)>,
+}
+
+/// How far a node's data follow the cluster's way.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Way {
+    /// The end of what they share with it, as far as that is proven.
+    pub position: Position,
+    /// Why they are no copy, if they go on elsewhere.
+    pub astray: Option<Astray>,
 }
 
 /// Why a node does not count.
@@ -140,13 +149,39 @@ impl Lineage {
     /// Numbers may be missing: one that was authorised for a promotion that never came about is burnt, and stands in
     /// nobody's history.
     pub fn place(&self, history: &History, end: Lsn) -> Result<Position, Astray> {
-        let rank = self
-            .branches
-            .iter()
-            .position(|branch| branch.timeline == history.timeline)
-            .ok_or(Astray::Timeline { timeline: history.timeline })?;
+        self.fits(history, end)?;
+        let rank = self.rank(history.timeline).ok_or(Astray::Timeline { timeline: history.timeline })?;
+        Ok(self.proven(history, Position { rank, lsn: end }))
+    }
+
+    /// What a node with this history and this end of WAL has of the cluster's way, if it has any of it and nothing says
+    /// that it was on another's.
+    pub fn way(&self, history: &History, end: Lsn) -> Option<Way> {
+        let astray = self.fits(history, end).err();
+        if let Some(Astray::Marker { .. }) = astray {
+            return None;
+        }
+        let mut shared = None;
+        let left = history.switches.iter().map(|switch| (switch.timeline, switch.at));
+        for (timeline, lsn) in left.chain([(history.timeline, end)]) {
+            let Some(rank) = self.rank(timeline) else { break };
+            let next = self.branches.get(rank + 1).map(|next| next.start);
+            shared = Some(Position { rank, lsn: next.map_or(lsn, |start| start.min(lsn)) });
+            if next != Some(lsn) {
+                break;
+            }
+        }
+        Some(Way { position: self.proven(history, shared?), astray })
+    }
+
+    fn rank(&self, timeline: u32) -> Option<usize> {
+        self.branches.iter().position(|branch| branch.timeline == timeline)
+    }
+
+    fn fits(&self, history: &History, end: Lsn) -> Result<(), Astray> {
+        let rank = self.rank(history.timeline).ok_or(Astray::Timeline { timeline: history.timeline })?;
         for switch in &history.switches {
-            let left = self.branches[..rank].iter().position(|branch| branch.timeline == switch.timeline);
+            let left = self.rank(switch.timeline).filter(|left| *left < rank);
             let Some(left) = left else { return Err(Astray::Timeline { timeline: switch.timeline }) };
             if self.branches[left + 1].start != switch.at {
                 return Err(Astray::Switch { timeline: switch.timeline });
@@ -162,7 +197,40 @@ impl Lineage {
                 return Err(Astray::Marker { epoch: *epoch });
             }
         }
-        Ok(Position { rank, lsn: end })
+        Ok(())
+    }
+
+    /// Two promotions from one point can have the same number and the same files (E13): that data are on a branch is
+    /// proven by the marker of its epoch, or of a later one. Without it they have nothing of it that was acknowledged,
+    /// since the marker comes first, and count as far as the branch before it went.
+    fn proven(&self, history: &History, at: Position) -> Position {
+        // Whoever could not read any says nothing about them: every copy of a cluster that has begun has one.
+        let Some((newest, _)) = history.markers.last().filter(|_| !crate::mutant::off("R9")) else { return at };
+        let is_marked = |rank: &usize| *rank == 0 || self.branches[*rank].epoch <= *newest;
+        match (0..=at.rank).rev().find(is_marked) {
+            Some(rank) if rank < at.rank => Position { rank, lsn: self.branches[rank + 1].start },
+            _ => at,
+        }
+    }
+
+    /// The way of a cluster that goes on from a node's data: as far as they share this one, and then theirs. Nothing is
+    /// given up for that unless a person accepts it: whoever may be promoted has all of the way that counts.
+    #[must_use]
+    pub fn adopt(&self, node: &NodeName, history: &History, shared: Position) -> Self {
+        let mut adopted = self.clone();
+        adopted.branches.truncate(shared.rank + 1);
+        let Some(last) = adopted.branches.last().cloned() else { return adopted };
+        let timelines = history.switches.iter().map(|switch| switch.timeline).chain([history.timeline]);
+        let starts = history.switches.iter().map(|switch| switch.at);
+        let own = timelines.skip(1).zip(starts).skip_while(|(timeline, _)| *timeline <= last.timeline);
+        // Nobody has a marker for it but those of what came before.
+        adopted.branches.extend(own.map(|(timeline, start)| Branch {
+            epoch: last.epoch,
+            timeline,
+            start,
+            node: node.clone(),
+        }));
+        adopted
     }
 }
 
@@ -212,6 +280,56 @@ mod tests {
         let mut twin = history(2, &[(1, 100)], &[1]);
         twin.markers.push((Epoch(4), "another".to_owned()));
         assert_eq!(place(twin, 120), Err(Astray::Marker { epoch: Epoch(4) }));
+    }
+
+    /// Two promotions at one place, with one number and the same files: only one of them wrote the marker (E13). Until it
+    /// is replayed, a copy has nothing of that branch that counts, and neither has what a person promoted by hand.
+    #[test]
+    fn whoever_lacks_the_marker_of_a_branch_counts_as_far_as_the_branch_before_it() {
+        let place = |history: &History, end| lineage().place(history, Lsn(end)).unwrap();
+        assert_eq!(place(&history(2, &[(1, 100)], &[1, 4]), 180), Position { rank: 1, lsn: Lsn(180) });
+        assert_eq!(place(&history(2, &[(1, 100)], &[1]), 180), Position { rank: 0, lsn: Lsn(100) });
+        assert_eq!(place(&history(3, &[(1, 100), (2, 250)], &[1]), 300), Position { rank: 0, lsn: Lsn(100) });
+        // A primary that was re-affirmed has the marker of a later epoch on the same timeline.
+        let mut reaffirmed = lineage();
+        reaffirmed.authorise(Epoch(6), "n6".to_owned());
+        let later = reaffirmed.place(&history(3, &[(1, 100), (2, 250)], &[1, 6]), Lsn(300)).unwrap();
+        assert_eq!(later, Position { rank: 2, lsn: Lsn(300) });
+        // Nothing is known of one whose markers could not be read.
+        assert_eq!(place(&history(2, &[(1, 100)], &[]), 180), Position { rank: 1, lsn: Lsn(180) });
+    }
+
+    #[test]
+    fn data_that_went_another_way_count_as_far_as_they_share_the_clusters() {
+        let way = |history: &History, end| lineage().way(history, Lsn(end));
+        let shared = |rank, lsn| Position { rank, lsn: Lsn(lsn) };
+        let beyond = way(&history(1, &[], &[1]), 130).unwrap();
+        assert_eq!((beyond.position, beyond.astray), (shared(0, 100), Some(Astray::Beyond { rank: 0 })));
+        let unused = way(&history(7, &[(1, 60)], &[1]), 90).unwrap();
+        assert_eq!((unused.position, unused.astray), (shared(0, 60), Some(Astray::Timeline { timeline: 7 })));
+        let elsewhere = way(&history(3, &[(1, 100), (2, 200)], &[1, 4]), 400).unwrap();
+        assert_eq!((elsewhere.position, elsewhere.astray), (shared(1, 200), Some(Astray::Switch { timeline: 2 })));
+        let whole = way(&history(3, &[(1, 100), (2, 250)], &[1, 4, 5]), 400).unwrap();
+        assert_eq!((whole.position, whole.astray), (shared(2, 400), None));
+        assert_eq!(way(&history(9, &[], &[1]), 5), None, "nothing of it is known here");
+        let mut another = history(2, &[(1, 100)], &[1]);
+        another.markers.push((Epoch(4), "another".to_owned()));
+        assert_eq!(way(&another, 120), None);
+    }
+
+    #[test]
+    fn a_cluster_goes_on_from_the_data_of_whom_it_chose() {
+        let ways = |lineage: &Lineage| -> Vec<(u32, u64)> {
+            lineage.branches().iter().map(|branch| (branch.timeline, branch.start.0)).collect()
+        };
+        let node = NodeName::new("ord".parse().unwrap(), 9);
+        let stray = history(7, &[(1, 100), (2, 170)], &[1, 4]);
+        let way = lineage().way(&stray, Lsn(300)).unwrap();
+        let adopted = lineage().adopt(&node, &stray, way.position);
+        assert_eq!(ways(&adopted), [(1, 0), (2, 100), (7, 170)]);
+        assert_eq!(adopted.place(&stray, Lsn(300)), Ok(Position { rank: 2, lsn: Lsn(300) }));
+        let (own, whole) = (history(3, &[(1, 100), (2, 250)], &[1, 4, 5]), Position { rank: 2, lsn: Lsn(400) });
+        assert_eq!(lineage().adopt(&node, &own, whole), lineage());
     }
 
     #[test]

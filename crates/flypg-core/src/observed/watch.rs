@@ -33,11 +33,23 @@ pub struct Watch {
     pub stopped: BTreeMap<String, Stopped>,
     /// The last position of the primary of this reign that anybody who may tell it has seen. Absent until the primary
     /// itself was heard in it (rule R7).
-    pub last_known: Option<(Epoch, Lsn)>,
+    #[serde(default)]
+    pub last_known: Option<LastKnown>,
     /// Whether the platform's word that a Machine has stopped is believed.
     pub proof_by_platform: bool,
     /// A person's order that no file can give.
     pub order: Option<Order>,
+}
+
+/// How far the primary of a reign is known to have come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LastKnown {
+    pub reign: Epoch,
+    pub lsn: Lsn,
+    /// When the primary itself was last asked, of those questions that it answered to this life of this controller.
+    pub said: Option<Mono>,
+    /// It was written down by an earlier life of the only controller, not long before that ended.
+    pub recalled: bool,
 }
 
 /// How an agent is heard.
@@ -163,15 +175,30 @@ impl Watch {
         if self.revision_since.is_none_or(|(revision, _)| revision != decree.revision) {
             self.revision_since = Some((decree.revision, now));
         }
-        if self.last_known.is_some_and(|(reign, _)| reign != decree.reign) {
-            self.last_known = None;
+        let before = self.last_known.filter(|known| known.reign == decree.reign);
+        let (mut furthest, mut said) = (before.map(|known| known.lsn), before.and_then(|known| known.said));
+        for report in reports {
+            let Some(lsn) = position(decree, report) else { continue };
+            furthest = furthest.max(Some(lsn));
+            if report.node == decree.primary {
+                said = said.max(self.pulses.get(&report.machine).and_then(|pulse| pulse.asked));
+            }
         }
-        let seen = reports.filter_map(|report| Some((position(decree, report)?, report.node == decree.primary)));
-        let seen: Vec<(Lsn, bool)> = seen.collect();
         // What standbys have tells nothing of what they lack: before the primary itself was heard nobody knows that.
-        if self.last_known.is_some() || seen.iter().any(|(_, own)| *own) {
-            let furthest = seen.into_iter().map(|(lsn, _)| lsn).chain(self.last_known.map(|(_, lsn)| lsn)).max();
-            self.last_known = furthest.map(|lsn| (decree.reign, lsn));
+        let recalled = before.is_some_and(|known| known.recalled);
+        self.last_known = furthest.filter(|_| recalled || said.is_some()).map(|lsn| LastKnown {
+            reign: decree.reign,
+            lsn,
+            said,
+            recalled,
+        });
+    }
+
+    /// What an earlier life of the only controller wrote down of how far the primary of `reign` had come. Says nothing
+    /// once the primary was heard again.
+    pub fn recall(&mut self, reign: Epoch, lsn: Lsn) {
+        if self.last_known.is_none() {
+            self.last_known = Some(LastKnown { reign, lsn, said: None, recalled: true });
         }
     }
 

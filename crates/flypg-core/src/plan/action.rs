@@ -376,6 +376,8 @@ pub enum Suspicion {
     GaveUp,
     /// It does not take up its reign.
     Stalled,
+    /// It was promoted, and those do not answer whose acknowledgement its marker waits for.
+    Unconfirmed,
 }
 
 /// Something there is to do, but not now.

@@ -146,9 +146,8 @@ pub(super) struct Membership {
 impl Membership {
     pub(super) fn of(spec: &ClusterSpec, census: &Census<'_>, record: Option<&Decree>) -> Self {
         let mut membership = Membership::default();
-        let leader = record.map(|d| &d.primary);
         for group in spec.regions() {
-            membership.fill(group, census, leader);
+            membership.fill(group, census, record);
         }
         let wanted: BTreeSet<&Region> = spec.regions().map(|g| &g.code).collect();
         let mut strays: Vec<_> = census
@@ -162,10 +161,10 @@ impl Membership {
         membership
     }
 
-    /// The leader stays first, then low ordinals; what is missing takes the lowest ordinals that are free, the
-    /// recorded leader's own before any other, so that its volume finds it again.
-    fn fill(&mut self, group: &RegionSpec, census: &Census<'_>, leader: Option<&NodeName>) {
-        let leads = |name: &NodeName| Some(name) == leader;
+    /// The leader stays first, then low ordinals; what is missing takes the ordinals of members on record, the leader's
+    /// own before any other, so that their volumes find them again, and then the lowest that are free.
+    fn fill(&mut self, group: &RegionSpec, census: &Census<'_>, record: Option<&Decree>) {
+        let leads = |name: &NodeName| record.is_some_and(|record| record.primary == *name);
         let mut existing: Vec<&NodeName> =
             census.with_machine().map(|(name, ..)| name).filter(|n| n.region == group.code).collect();
         existing.sort_by_key(|name| (!leads(name), name.ordinal));
@@ -174,8 +173,12 @@ impl Membership {
         self.staying.extend(existing[..keep].iter().map(|n| (*n).clone()));
         self.leaving.extend(existing[keep..].iter().rev().map(|n| ((*n).clone(), have, group.nodes)));
 
-        let own = leader.filter(|n| n.region == group.code).map(|n| n.ordinal);
-        let ordinals = own.into_iter().chain((1..).filter(|o| Some(*o) != own));
+        let recorded =
+            record.into_iter().flat_map(|record| std::iter::once(&record.primary).chain(record.members.keys()));
+        let mut own: Vec<u32> = recorded.filter(|name| name.region == group.code).map(|name| name.ordinal).collect();
+        let mut seen = BTreeSet::new();
+        own.retain(|ordinal| seen.insert(*ordinal));
+        let ordinals = own.iter().copied().chain((1..).filter(|ordinal| !seen.contains(ordinal)));
         let free = ordinals
             .map(|ordinal| NodeName::new(group.code.clone(), ordinal))
             .filter(|name| !existing.contains(&name) && !census.name_taken.contains_key(name));

@@ -222,6 +222,7 @@ fn suspicion(suspicion: &Suspicion) -> String {
         Suspicion::Stopped => "has stopped: its machine is off".to_owned(),
         Suspicion::GaveUp => "gave up leading".to_owned(),
         Suspicion::Stalled => "does not take over".to_owned(),
+        Suspicion::Unconfirmed => "waits for standbys that do not answer".to_owned(),
     }
 }
 

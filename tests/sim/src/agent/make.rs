@@ -92,6 +92,9 @@ impl World {
         if self.rng.chance(500) {
             result = Err("it was cut in the middle".to_owned());
         }
+        if matches!(result, Ok(None)) && self.look(node).is_some_and(|local| local.astray.is_some()) {
+            result = Err("it finds nothing to do, and the data went another way".to_owned());
+        }
         match result {
             Ok(Some(copy)) => {
                 let origin = self.nodes[node].disk.pg().and_then(|pg| pg.origin.clone());

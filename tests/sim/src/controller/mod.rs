@@ -14,7 +14,7 @@ use flypg_core::observed::{Heard, Missed, Seen, Watch};
 use flypg_core::plan::{Action, Plan};
 use flypg_core::protocol::NodeReport;
 
-pub use store::{Answer, Op, Store};
+pub use store::{Answer, NOTED_EVERY, Op, Store};
 
 use crate::agent::{Reply, Request};
 use crate::time::{Clock, Time, ms, span, wall};

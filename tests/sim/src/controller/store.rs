@@ -1,7 +1,8 @@
 //! The store: one record and one leader key, linearizable; any answer may get lost.
 
-use flypg_core::decree::Decree;
+use flypg_core::decree::{Decree, Epoch};
 use flypg_core::mutant;
+use flypg_core::protocol::Lsn;
 
 use super::ControllerEvent;
 use crate::time::{Time, ms};
@@ -13,6 +14,9 @@ pub struct Store {
     term: u64,
     holder: u64,
     renewed: Time,
+    /// How far the primary of a reign had come when that was last written down, and when. Where there is one controller,
+    /// its next life reads it.
+    pub noted: Option<(Epoch, Lsn, Time)>,
     /// It answers nobody until then.
     pub outage: Time,
     /// So many answers of ten thousand get lost, whatever came of the question.
@@ -48,6 +52,8 @@ pub enum Answer {
     Unknown,
 }
 
+/// How often the last position is written down (rule R7).
+pub const NOTED_EVERY: Time = ms(5_000);
 /// A leader key that was not renewed for so long is free.
 const KEY_TTL: Time = ms(3_000);
 

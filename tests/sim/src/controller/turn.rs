@@ -9,7 +9,7 @@ use flypg_core::observed::{App, Machine, MachineConfig, Observed, Order, Power, 
 use flypg_core::plan::{self, Action};
 use flypg_core::protocol::env;
 
-use super::{Answer, Call, ControllerEvent, Op};
+use super::{Answer, Call, ControllerEvent, NOTED_EVERY, Op};
 use crate::agent::Request;
 use crate::setup::Fault;
 use crate::time::{ms, secs, wall};
@@ -276,7 +276,15 @@ impl World {
         }
         controller.watch.retain(&ids);
         let reports = controller.reports.values().filter_map(Seen::known);
+        let only = self.setup.controllers == 1;
+        if let Some((reign, lsn, _)) = self.store.noted.filter(|_| only) {
+            controller.watch.recall(reign, lsn);
+        }
         controller.watch.see(record, reports, mono);
+        let due = self.store.noted.is_none_or(|(_, _, at)| self.now >= at + NOTED_EVERY);
+        if let Some(known) = controller.watch.last_known.filter(|_| only && due) {
+            self.store.noted = Some((known.reign, known.lsn, self.now));
+        }
         let mut reports = controller.reports.clone();
         for machine in &machines {
             let why = Unknown::NoAnswer { error: "no answer yet".to_owned() };

@@ -69,7 +69,7 @@ fn changed(decree: &Decree, what: u8, whom: u8) -> Decree {
                     recruits: BTreeMap::new(),
                     fences: crate::failover::Fences::default(),
                 };
-                let promotion = crate::decree::Promotion { timeline: next.burnt, permission };
+                let promotion = crate::decree::Promotion { epoch: next.epoch, timeline: next.burnt, permission };
                 next.stage = Stage::Promoting { nonce, promotion };
             }
         } else if decree.is_electing() || what % 4 == 1 {

@@ -103,13 +103,15 @@ fn a_proof_holds_until_the_machine_is_heard_again() {
 #[test]
 fn the_last_position_is_of_this_reign_and_only_goes_up() {
     let mut watch = Watch::default();
+    watch.hear("m-ord-1", &primary(100), Heard::at(MS(1)));
+    let known = |lsn| Some(LastKnown { reign: Epoch(1), lsn: Lsn(lsn), said: Some(MS(1)), recalled: false });
     let (one, two) = (primary(100), standby(120, "ord-1"));
     watch.see(Some(&decree(1)), [&one, &two].into_iter(), MS(1));
-    assert_eq!(watch.last_known, Some((Epoch(1), Lsn(120))));
+    assert_eq!(watch.last_known, known(120));
     assert_eq!(watch.epoch_since, Some((Epoch(1), MS(1))));
     let (less, stranger) = (primary(90), standby(900, "ord-3"));
     watch.see(Some(&decree(1)), [&less, &stranger].into_iter(), MS(2));
-    assert_eq!(watch.last_known, Some((Epoch(1), Lsn(120))));
+    assert_eq!(watch.last_known, known(120));
     assert_eq!(watch.epoch_since, Some((Epoch(1), MS(1))), "since it was first seen");
     // In the next reign, what nodes say that have not promised it does not count.
     watch.see(Some(&decree(2)), [&one, &two].into_iter(), MS(3));
@@ -122,9 +124,22 @@ fn what_standbys_have_is_not_how_far_a_primary_came_that_was_never_heard() {
     let mut watch = Watch::default();
     watch.see(Some(&decree(1)), [&standby(120, "ord-1")].into_iter(), MS(1));
     assert_eq!(watch.last_known, None);
+    watch.hear("m-ord-1", &primary(500), Heard { asked: MS(1), arrived: MS(2) });
     watch.see(Some(&decree(1)), [&primary(500), &standby(120, "ord-1")].into_iter(), MS(2));
     watch.see(Some(&decree(1)), [&standby(520, "ord-1")].into_iter(), MS(3));
-    assert_eq!(watch.last_known, Some((Epoch(1), Lsn(520))));
+    let known = LastKnown { reign: Epoch(1), lsn: Lsn(520), said: Some(MS(1)), recalled: false };
+    assert_eq!(watch.last_known, Some(known));
+}
+
+/// What was written down is of one reign, and as good as what is heard until then.
+#[test]
+fn a_position_that_was_written_down_counts_in_its_own_reign() {
+    let mut watch = Watch::default();
+    watch.recall(Epoch(1), Lsn(300));
+    watch.see(Some(&decree(1)), [&standby(120, "ord-1")].into_iter(), MS(1));
+    assert_eq!(watch.last_known.map(|known| (known.lsn, known.recalled)), Some((Lsn(300), true)));
+    watch.see(Some(&decree(2)), std::iter::empty(), MS(2));
+    assert_eq!(watch.last_known, None);
 }
 
 #[test]

@@ -163,7 +163,7 @@ fn task(draft: &mut Draft, world: &World<'_>, decree: &Decree, name: &NodeName, 
         let remake = leading.is_some_and(|leading| leading.checkpointed && (settled && leading.confirmed || waits));
         let mut lineage = decree.lineage.clone();
         if let (Some(promotion), Some(start)) = (decree.promotion(), begun) {
-            let (epoch, node) = (decree.reign, decree.primary.clone());
+            let (epoch, node) = (promotion.epoch, decree.primary.clone());
             // Put on record once the promotion is established; whoever follows is on it before.
             let _ = lineage.append(Branch { epoch, timeline: promotion.timeline, start, node });
         }
@@ -200,23 +200,32 @@ fn lead(decree: &Decree, system_id: &SystemId) -> Task {
 }
 
 /// Every node that has an address and stays, or is counted on until the rule has let it go: this one's region first, then
-/// the primary's, then by name.
+/// the primary's, then by name. One that the list of Machines lacks is not gone (invariant I10): while the file wants it,
+/// it keeps the address at which it was last found to be a whole copy, and with it its slot and its stream.
 fn peers(world: &World<'_>, decree: &Decree, me: &NodeName) -> Vec<Peer> {
     // While nobody is known to lead, routers let clients wait.
     let leads = decree.system_id().is_some() && !decree.is_electing();
     let leaving = world.membership.leaving.iter().map(|(name, ..)| name);
     let counting = leaving.filter(|name| decree.counts(name) || **name == decree.primary);
     let staying = world.membership.staying.iter();
+    let has_machine = |name: &NodeName| world.census.get(name).is_some_and(|node| node.machine.is_some());
+    let unlisted =
+        decree.members.keys().filter(|name| world.membership.joining.contains_key(*name) && !has_machine(name));
     let mut peers: Vec<Peer> = staying
         .chain(counting)
+        .chain(unlisted)
         .filter_map(|name| {
-            let node = world.census.get(name)?;
+            let node = world.census.get(name);
             let role = match () {
                 () if leads && *name == decree.primary => PeerRole::Primary,
-                () if node.streams_from(&decree.primary) => PeerRole::Standby,
+                () if node.is_some_and(|node| node.streams_from(&decree.primary)) => PeerRole::Standby,
                 () => PeerRole::Joining,
             };
-            Some(Peer { node: name.clone(), address: node.machine?.address?, role })
+            let address = match node.and_then(|node| node.machine) {
+                Some(machine) => machine.address?,
+                None => decree.members.get(name)?.address?,
+            };
+            Some(Peer { node: name.clone(), address, role })
         })
         .collect();
     let distance = |p: &Peer| (p.node.region != me.region, p.node.region != decree.primary.region, p.node.clone());

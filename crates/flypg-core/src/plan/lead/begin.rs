@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use super::scene::timelines;
 use crate::Timestamp;
 use crate::decree::{Decree, Epoch, Member, Stage, SystemId};
 use crate::failover::{Lineage, Verdict};
@@ -10,7 +11,7 @@ use crate::names::NodeName;
 use crate::plan::census::{Census, Membership, Node};
 use crate::plan::draft::Draft;
 use crate::plan::{Action, Progress, Until, Why, Work};
-use crate::protocol::{NodeReport, Phase, Standing};
+use crate::protocol::{NodeReport, Phase};
 use crate::spec::ClusterSpec;
 
 /// A record that was lost is replaced by one with an epoch that none of the lost ones can have reached.
@@ -117,22 +118,17 @@ fn adopt(
         .iter()
         .filter(|(_, report)| report.postgres.is_some())
         .map(|(name, report)| {
-            let volume = census.get(name).and_then(|node| node.machine?.config.as_ref()?.volume.clone());
-            let member = Member { machine: report.machine.clone(), volume, incarnation: report.incarnation };
+            let machine = census.get(name).and_then(|node| node.machine);
+            let member = Member {
+                machine: report.machine.clone(),
+                volume: machine.and_then(|machine| machine.config.as_ref()?.volume.clone()),
+                incarnation: report.incarnation,
+                address: machine.and_then(|machine| machine.address),
+            };
             ((*name).clone(), member)
         })
         .collect();
     draft
         .step(Action::Decide { cluster: spec.name.clone(), instead_of: None, decree: decree.clone() }, Why::RecordLost);
     (Verdict::Adopt { node: leader.clone() }, Some(decree))
-}
-
-/// The timelines that a node is known to have been on.
-fn timelines(report: &NodeReport) -> impl Iterator<Item = u32> {
-    let end = match &report.standing {
-        Standing::Recruited { end } | Standing::Relinquished { end, .. } => end.as_ref(),
-        Standing::Unbound | Standing::Leading(_) => None,
-    };
-    let runs = report.postgres.as_ref().map(|pg| pg.timeline);
-    end.map(|end| end.history.timeline).into_iter().chain(runs)
 }

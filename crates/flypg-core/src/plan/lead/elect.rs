@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use super::scene::{Scene, end, millis};
+use super::scene::{Recruit, Scene, end, millis};
 use super::terms;
 use crate::decree::{CommitMode, Decree, Promotion, Stage};
 use crate::failover::lease::over_at;
@@ -12,7 +12,7 @@ use crate::failover::{Ending, Fences, Missing, Mode, Permission, Position, Reign
 use crate::names::NodeName;
 use crate::observed::Order;
 use crate::plan::{Suspicion, Until, Why};
-use crate::protocol::{Gate, Lsn, PgRole, Phase, Standing};
+use crate::protocol::{Gate, PgRole, Phase, Standing};
 
 /// Once a promotion is permitted, nodes that answer are waited for so long: whoever is not recruited may have more than
 /// the one that is chosen, and would have to be rewound (protocol §2.6, "grace").
@@ -35,9 +35,9 @@ pub(super) fn begin(scene: &Scene<'_>, suspicion: Suspicion) -> Course {
     // One that gave up can only go on by another attempt. Any other one is let be until somebody can replace it: its
     // recovery may take its time, and to recruit it would begin that again.
     if suspicion != Suspicion::GaveUp
-        && let Some(missing) = hopeless(scene)
+        && let Some(missing) = hopeless(scene, &suspicion)
     {
-        return Course::Wait(Until::Promotable { missing });
+        return wait_for(scene, missing, &BTreeMap::new());
     }
     if let Some(recent) = over_budget(scene) {
         return Course::Wait(Until::FailoverBudget { recent });
@@ -53,12 +53,14 @@ pub(super) fn attempt(decree: &Decree, why: Why) -> Course {
     Course::Decide(Box::new(decree.amended(|next| next.epoch = next.epoch.next())), why)
 }
 
-/// Recruiting the others who answer now would not do: then nobody is disturbed.
-fn hopeless(scene: &Scene<'_>) -> Option<Missing> {
+/// Recruiting the others who answer now would not do: then nobody is disturbed. A candidate that cannot confirm its
+/// promotion is recruited with them: it answers, and its own promise ends whatever it may have acknowledged.
+fn hopeless(scene: &Scene<'_>, suspicion: &Suspicion) -> Option<Missing> {
     let decree = scene.decree;
-    let there = |name: &&NodeName| scene.fresh(name).is_some_and(|report| scene.is_known(name, report));
-    let others = decree.members.keys().filter(|name| **name != decree.primary && scene.matters(name));
-    let reachable: BTreeSet<NodeName> = others.filter(there).cloned().collect();
+    let mut reachable = scene.others_there();
+    if *suspicion == Suspicion::Unconfirmed {
+        reachable.insert(decree.primary.clone());
+    }
     if reachable.is_empty() {
         return Some(Missing::Candidate);
     }
@@ -95,7 +97,7 @@ fn over_budget(scene: &Scene<'_>) -> Option<u32> {
 /// The next piece of the attempt under way.
 pub(super) fn go_on(scene: &Scene<'_>) -> Course {
     if is_well(scene) {
-        return reaffirm(scene);
+        return reaffirm(scene, None);
     }
     let recruits = scene.recruits();
     let fences = fences(scene);
@@ -103,11 +105,15 @@ pub(super) fn go_on(scene: &Scene<'_>) -> Course {
         return by_order(scene, to, &recruits, fences);
     }
     match permitted(scene, &recruits, fences) {
+        // It goes on in place: that is no promotion.
+        Ok(permission) if permission.candidate == scene.decree.primary && !is_unpromoted(scene) => {
+            hold_out(scene, Missing::Candidate, &recruits, Some(permission))
+        }
         Ok(permission) => match late(scene) {
             Some(nodes) => Course::Wait(Until::Recruited { nodes }),
-            None => decide(scene, permission, None),
+            None => decide(scene, permission, &recruits, None),
         },
-        Err(missing) => hold_out(scene, missing),
+        Err(missing) => hold_out(scene, missing, &recruits, None),
     }
 }
 
@@ -122,19 +128,34 @@ fn is_well(scene: &Scene<'_>) -> bool {
         )
     };
     let healthy = scene.primary().is_some_and(|report| report.phase == Phase::Running && !hangs(report));
-    !ordered && serves && healthy
+    !ordered && serves && healthy && scene.stranger().is_none()
 }
 
-/// The old primary goes on, in the epoch of the attempt: recruits have promised that, and can follow it again.
-fn reaffirm(scene: &Scene<'_>) -> Course {
+/// The old primary goes on, in the epoch of the attempt: recruits have promised that, and can follow it again. `anew`: it
+/// gave up, and could be chosen by this, like any other.
+fn reaffirm(scene: &Scene<'_>, anew: Option<Permission>) -> Course {
     let decree = scene.decree;
     let nonce = nonce(scene);
     // One that had confirmed its marker, and was not heard of that, is established: its timeline is the cluster's. One
     // that had not goes on with the seal and the joint rule that it was chosen by, whatever it is called now.
     let confirmed = scene.leading().is_some_and(|leading| leading.confirmed);
     let branch = scene.lineage().branches().last().filter(|branch| branch.epoch > last_epoch(decree)).cloned();
-    let promotion = decree.promotion().filter(|_| !(confirmed && branch.is_some())).cloned();
+    let mut promotion = decree.promotion().filter(|_| !(confirmed && branch.is_some())).cloned();
+    let mut joint = None;
+    if let (Some(promotion), Some(anew)) = (&mut promotion, anew)
+        && decree.mode == CommitMode::Synchronous
+    {
+        // Those that it was to wait for may never come: it waits for those that are here now. Whatever it may have
+        // acknowledged by the rule before, it has itself, and the new seal covers all of that: whoever follows it must
+        // have all that it has now (rule R10).
+        let others = anew.recruits.keys().filter(|name| **name != decree.primary).cloned().collect();
+        joint = Some(terms::rule_of_a_promotion(scene, &decree.primary, &others));
+        promotion.permission = anew;
+    }
     let next = decree.amended(|next| {
+        if joint.is_some() {
+            next.joint = joint;
+        }
         next.reign = next.epoch;
         next.lineage.authorise(next.epoch, nonce.clone());
         if next.promotion().is_some() && promotion.is_none() {
@@ -159,12 +180,20 @@ fn is_forced(scene: &Scene<'_>) -> bool {
 
 /// Nobody may be promoted now. Where the old primary itself has promised, and nobody else can come to decide it, it is
 /// the one that goes on.
-fn hold_out(scene: &Scene<'_>, missing: Missing) -> Course {
+fn hold_out(
+    scene: &Scene<'_>,
+    missing: Missing,
+    recruits: &BTreeMap<NodeName, Recruit<'_>>,
+    in_place: Option<Permission>,
+) -> Course {
     let decree = scene.decree;
     let back = scene
         .primary()
         .filter(|report| report.promised == decree.epoch && matches!(report.standing, Standing::Relinquished { .. }));
-    let able = back.is_some_and(|r| !matches!(r.phase, Phase::Quarantined { .. } | Phase::Failing { .. }));
+    let able = back.is_some_and(|r| {
+        let fails = matches!(r.phase, Phase::Quarantined { .. } | Phase::Failing { .. });
+        !fails && scene.is_known(&decree.primary, r)
+    });
     // A candidate that gave up may never have been promoted: then it has nothing to go on with.
     let led = match &decree.stage {
         Stage::Promoting { promotion, .. } => back.is_some_and(|r| {
@@ -174,13 +203,30 @@ fn hold_out(scene: &Scene<'_>, missing: Missing) -> Course {
         _ => true,
     };
     if able && led && late(scene).is_none() && !is_forced(scene) {
-        return reaffirm(scene);
+        return reaffirm(scene, in_place);
     }
     match missing {
         Missing::GateClosed => hold_out_for_the_gate(scene),
-        Missing::Lag { .. } => Course::Wait(Until::LossAccepted { missing }),
-        _ => Course::Wait(Until::Promotable { missing }),
+        missing => wait_for(scene, missing, recruits),
     }
+}
+
+/// What is missing may come by itself, or only a person can go on without it: nobody who could bring it is left.
+fn wait_for(scene: &Scene<'_>, missing: Missing, recruits: &BTreeMap<NodeName, Recruit<'_>>) -> Course {
+    let may_come = |name: &NodeName| scene.comes(name) && !scene.is_lost(name);
+    let may_bring_more = |name: &NodeName| may_come(name) && !recruits.contains_key(name) && scene.end(name).is_none();
+    let may_end = match &missing {
+        Missing::Lag { .. } => false,
+        Missing::GateClosed => true,
+        Missing::Recruits { more, of } => {
+            of.iter().filter(|name| may_come(name)).count() >= *more || may_come(&scene.decree.primary)
+        }
+        Missing::Seal { .. } | Missing::Candidate => {
+            let all = scene.decree.members.keys().chain([&scene.decree.primary]);
+            all.filter(|name| scene.matters(name)).any(may_bring_more)
+        }
+    };
+    Course::Wait(if may_end { Until::Promotable { missing } } else { Until::LossAccepted { missing } })
 }
 
 /// Nodes that answer and have not said yet where their data end, while there is still time for them.
@@ -255,7 +301,7 @@ fn lease_over_in(scene: &Scene<'_>) -> Option<Duration> {
 /// Protocol §2.4. Whoever can be chosen without the old primary is: its own data may hold more than anybody was told.
 fn permitted(
     scene: &Scene<'_>,
-    recruits: &BTreeMap<NodeName, Position>,
+    recruits: &BTreeMap<NodeName, Recruit<'_>>,
     fences: Fences,
 ) -> Result<Permission, Missing> {
     let decree = scene.decree;
@@ -273,25 +319,32 @@ fn permitted(
     };
     let reign = Reign { primary: &decree.primary, rule: &decree.rule, joint: decree.joint.as_ref(), ending, mode };
     let barred = |may: &dyn Fn(&NodeName) -> bool| recruits.keys().filter(|name| !may(name)).cloned().collect();
+    let is_copy = |name: &NodeName| recruits.get(name).is_some_and(|recruit| recruit.way.astray.is_none());
     // A node that is to be removed leads rather than nobody.
-    let wanted: BTreeSet<NodeName> = barred(&|name| scene.is_eligible(name));
-    let able: BTreeSet<NodeName> = barred(&|name| scene.is_able(name));
+    let wanted: BTreeSet<NodeName> = barred(&|name| scene.is_eligible(name) && is_copy(name));
+    let able: BTreeSet<NodeName> = barred(&|name| scene.is_able(name) && is_copy(name));
+    // So does a candidate of before whose promotion came to nothing: all that counts it has, and what it has beyond that
+    // was written by nobody but itself. What a person did to a copy is for a person to judge.
+    let ours: BTreeSet<NodeName> = barred(&|name| {
+        scene.is_able(name) && recruits.get(name).is_some_and(|recruit| recruit.was_authorised(decree.burnt))
+    });
+    let all = positions(recruits);
     let others: BTreeMap<NodeName, Position> =
-        recruits.iter().filter(|(name, _)| **name != decree.primary).map(|(n, p)| (n.clone(), *p)).collect();
+        all.iter().filter(|(name, _)| **name != decree.primary).map(|(n, p)| (n.clone(), *p)).collect();
     if let Some(to) = preferred(scene) {
-        let rest = barred(&|name| name == to && scene.is_able(name));
-        if let Ok(permission) = permission(&reign, recruits, &rest, fences) {
+        let rest = barred(&|name| name == to && scene.is_able(name) && is_copy(name));
+        if let Ok(permission) = permission(&reign, &all, &rest, fences) {
             return Ok(permission);
         }
     }
     permission(&reign, &others, &wanted, fences)
         .or_else(|_| permission(&reign, &others, &able, fences))
-        .or_else(|_| permission(&reign, recruits, &able, fences))
-        .and_then(|permission| match permission.candidate == decree.primary && !is_unpromoted(scene) {
-            // It goes on in place: that is no promotion.
-            true => Err(Missing::Candidate),
-            false => Ok(permission),
-        })
+        .or_else(|_| permission(&reign, &all, &able, fences))
+        .or_else(|missing| permission(&reign, &all, &ours, fences).map_err(|_| missing))
+}
+
+fn positions(recruits: &BTreeMap<NodeName, Recruit<'_>>) -> BTreeMap<NodeName, Position> {
+    recruits.iter().map(|(name, recruit)| (name.clone(), recruit.way.position)).collect()
 }
 
 /// The one that was chosen last is still a standby, and was recruited as one: to go on it must be promoted, anew.
@@ -316,17 +369,25 @@ fn last_known(scene: &Scene<'_>) -> Option<Position> {
     if let Some(end) = clean {
         return scene.lineage().place(&end.history, end.lsn).ok();
     }
-    let (epoch, lsn): (_, Lsn) = scene.watch.last_known?;
+    let known = scene.watch.last_known.filter(|known| known.reign == decree.reign)?;
+    // Another controller may have gone on granting until this one came to lead, and only the primary says how far it got
+    // by that.
+    let leads_since = scene.watch.leads_since?;
+    let is_bound = known.recalled || known.said.is_some_and(|said| said >= leads_since);
     let rank = decree.lineage.branches().len().checked_sub(1)?;
-    (epoch == decree.reign).then_some(Position { rank, lsn })
+    is_bound.then_some(Position { rank, lsn: known.lsn })
 }
 
 /// The decision: whom, on which timeline, under which rule, with the leave to do so (rules R1, R6, R8, R10).
-fn decide(scene: &Scene<'_>, permission: Permission, loss: Option<&NodeName>) -> Course {
+fn decide(
+    scene: &Scene<'_>,
+    permission: Permission,
+    recruits: &BTreeMap<NodeName, Recruit<'_>>,
+    loss: Option<&NodeName>,
+) -> Course {
     let decree = scene.decree;
     let candidate = permission.candidate.clone();
     let nonce = nonce(scene);
-    let lineage = scene.lineage();
     let others: BTreeSet<NodeName> =
         permission.recruits.keys().filter(|name| **name != candidate && **name != decree.primary).cloned().collect();
     let rule = match decree.mode {
@@ -335,13 +396,13 @@ fn decide(scene: &Scene<'_>, permission: Permission, loss: Option<&NodeName>) ->
     };
     let automatic = !matches!(decree.stage, Stage::HandingOver { .. }) && scene.watch.order.is_none();
     let next = decree.amended(|next| {
-        // A timeline that the chosen node is on has come about, whether or not anybody said so.
-        if let Some(branch) = lineage.branches().get(permission.position.rank)
-            && branch.epoch > last_epoch(decree)
-        {
-            let _ = next.lineage.append(branch.clone());
+        // The cluster goes on from what the chosen node has: a timeline that it is on has come about, whether or not
+        // anybody said so.
+        if let Some(recruit) = recruits.get(&candidate) {
+            next.lineage = scene.lineage().adopt(&candidate, &recruit.end.history, permission.position);
         }
-        next.burnt += 1;
+        // Nor is a number free that somebody took whom nobody told to (rule R8).
+        next.burnt = scene.timelines().chain([next.burnt]).max().unwrap_or(next.burnt) + 1;
         next.primary = candidate.clone();
         next.reign = next.epoch;
         next.lineage.authorise(next.epoch, nonce.clone());
@@ -355,7 +416,8 @@ fn decide(scene: &Scene<'_>, permission: Permission, loss: Option<&NodeName>) ->
             next.failovers.retain(|at| *at > hour_ago);
             next.failovers.push(scene.now);
         }
-        next.stage = Stage::Promoting { nonce, promotion: Promotion { timeline: next.burnt, permission } };
+        next.stage =
+            Stage::Promoting { nonce, promotion: Promotion { epoch: next.epoch, timeline: next.burnt, permission } };
     });
     let why = match loss {
         Some(to) => Why::LossAccepted { to: to.clone() },
@@ -365,15 +427,19 @@ fn decide(scene: &Scene<'_>, permission: Permission, loss: Option<&NodeName>) ->
 }
 
 /// A person chose, and accepts what that loses. Two primaries are not for a person to accept: a gate must be closed.
-fn by_order(scene: &Scene<'_>, to: &NodeName, recruits: &BTreeMap<NodeName, Position>, fences: Fences) -> Course {
+fn by_order(scene: &Scene<'_>, to: &NodeName, recruits: &BTreeMap<NodeName, Recruit<'_>>, fences: Fences) -> Course {
     if !fences.gate_closed() {
         return hold_out_for_the_gate(scene);
     }
     match recruits.get(to) {
-        Some(position) => {
-            let permission =
-                Permission { candidate: to.clone(), position: *position, recruits: recruits.clone(), fences };
-            decide(scene, permission, Some(to))
+        Some(recruit) => {
+            let permission = Permission {
+                candidate: to.clone(),
+                position: recruit.way.position,
+                recruits: positions(recruits),
+                fences,
+            };
+            decide(scene, permission, recruits, Some(to))
         }
         None => Course::Wait(Until::Recruited { nodes: vec![to.clone()] }),
     }

@@ -158,7 +158,7 @@ fn confirmed(scene: &Scene<'_>) -> Course {
             under_way.branches().last().filter(|branch| branch.timeline == timeline).map(|branch| branch.start)
         });
         let Some(start) = start else { return Course::Wait(Until::MarkerConfirmed { node }) };
-        let branch = Branch { epoch: decree.reign, timeline, start, node: node.clone() };
+        let branch = Branch { epoch: promotion.epoch, timeline, start, node: node.clone() };
         if !lineage.append(branch) {
             let why = format!("it says that timeline {timeline} began at {start}, before the one that it left");
             return Course::Wait(Until::NodeInOrder { node, why });

@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::Timestamp;
 use crate::decree::{Decree, Member, Stage};
 use crate::failover::lease::{Mono, Timing};
-use crate::failover::{Branch, Lineage, Position};
+use crate::failover::{Branch, Lineage, Way};
 use crate::names::NodeName;
 use crate::observed::{Order, Pulse, Watch};
 use crate::plan::World;
@@ -91,7 +91,8 @@ impl<'a> Scene<'a> {
     }
 
     fn branch_under_way(&self) -> Option<Branch> {
-        let timeline = &self.decree.promotion()?.timeline;
+        let promotion = self.decree.promotion()?;
+        let timeline = &promotion.timeline;
         // Only the candidate may ever have begun it, so everybody who has it has the same one.
         let histories = self.census.nodes.values().filter_map(|node| {
             let report = node.report()?;
@@ -99,7 +100,7 @@ impl<'a> Scene<'a> {
         });
         let switch = histories.filter(|history| history.timeline == *timeline).find_map(|h| h.switches.last())?;
         Some(Branch {
-            epoch: self.decree.reign,
+            epoch: promotion.epoch,
             timeline: *timeline,
             start: switch.at,
             node: self.decree.primary.clone(),
@@ -122,7 +123,9 @@ impl<'a> Scene<'a> {
     pub(super) fn member(&self, name: &NodeName, report: &NodeReport) -> Member {
         let known = self.decree.members.get(name).filter(|member| member.machine == report.machine);
         let volume = self.volume(name).or_else(|| known?.volume.clone());
-        Member { machine: report.machine.clone(), volume, incarnation: report.incarnation }
+        let listed = self.node(name).and_then(|node| node.machine?.address);
+        let address = listed.or_else(|| known?.address);
+        Member { machine: report.machine.clone(), volume, incarnation: report.incarnation, address }
     }
 
     /// Why the primary on record may not lead although it answers: its volume may have come back from a snapshot.
@@ -131,16 +134,49 @@ impl<'a> Scene<'a> {
         self.primary().filter(|report| begun && !self.is_known(&self.decree.primary, report))
     }
 
-    /// Everybody who has promised the epoch on record and said where its data end.
-    pub(super) fn recruits(&self) -> BTreeMap<NodeName, Position> {
+    /// Everybody who has promised the epoch on record and said where its data end, with what they have of the cluster's
+    /// way. One whose data go on elsewhere counts, too: all that it ever acknowledged is in what they share.
+    pub(super) fn recruits(&self) -> BTreeMap<NodeName, Recruit<'a>> {
         let lineage = self.lineage();
-        let position = |name: &NodeName| {
-            let report = self.fresh(name).filter(|report| report.promised == self.decree.epoch)?;
-            let end = end(report).filter(|_| self.is_known(name, report))?;
-            lineage.place(&end.history, end.lsn).ok()
+        let recruit = |name: &NodeName| {
+            let end = self.end(name)?;
+            Some(Recruit { end, way: lineage.way(&end.history, end.lsn)? })
         };
         let names = self.census.nodes.keys().filter(|name| self.matters(name));
-        names.filter_map(|name| Some((name.clone(), position(name)?))).collect()
+        names.filter_map(|name| Some((name.clone(), recruit(name)?))).collect()
+    }
+
+    /// Where the data of a node end that has promised the epoch on record, once that is final.
+    pub(super) fn end(&self, name: &NodeName) -> Option<&'a End> {
+        let report = self.fresh(name).filter(|report| report.promised == self.decree.epoch)?;
+        end(report).filter(|_| self.is_known(name, report))
+    }
+
+    /// The members beside the primary that answer, and could be recruited.
+    pub(super) fn others_there(&self) -> BTreeSet<NodeName> {
+        let there = |name: &&NodeName| self.fresh(name).is_some_and(|report| self.is_known(name, report));
+        let others = self.decree.members.keys().filter(|name| **name != self.decree.primary && self.matters(name));
+        others.filter(there).cloned().collect()
+    }
+
+    /// It is there, or will be: one that was removed, and left no more than a volume, says and acknowledges nothing again.
+    pub(super) fn comes(&self, name: &NodeName) -> bool {
+        self.membership.wants(name) || self.node(name).is_some_and(|node| node.machine.is_some())
+    }
+
+    /// What it had is gone: what answers in its name has other data, an older state of them, or none that it could ever
+    /// tell the end of.
+    pub(super) fn is_lost(&self, name: &NodeName) -> bool {
+        let tells_nothing = |report: &NodeReport| {
+            let promised = self.decree.is_electing() && report.promised >= self.decree.epoch;
+            promised && report.standing == Standing::Unbound
+        };
+        self.fresh(name).is_some_and(|report| !self.is_known(name, report) || tells_nothing(report))
+    }
+
+    /// The timelines that any node is known to have been on, whoever authorised them.
+    pub(super) fn timelines(&self) -> impl Iterator<Item = u32> {
+        self.census.nodes.values().filter_map(Node::report).flat_map(timelines)
     }
 
     /// Whether it matters where the data of a node end: it may have what nobody else has of what was acknowledged, or
@@ -224,6 +260,33 @@ impl<'a> Scene<'a> {
     pub(super) fn mono(&self) -> Mono {
         self.watch.now
     }
+}
+
+/// A node that has promised the epoch on record.
+#[derive(Debug)]
+pub(super) struct Recruit<'a> {
+    pub(super) end: &'a End,
+    pub(super) way: Way,
+}
+
+impl Recruit<'_> {
+    /// Every timeline that its data were on was given out once, so that nobody but a candidate of ours began it.
+    pub(super) fn was_authorised(&self, burnt: u32) -> bool {
+        self.end.history.timeline <= burnt && self.end.history.switches.iter().all(|switch| switch.timeline <= burnt)
+    }
+}
+
+/// The timelines that a node says that its data are, or were, on.
+pub(super) fn timelines(report: &NodeReport) -> impl Iterator<Item = u32> {
+    let end = match &report.standing {
+        Standing::Recruited { end } | Standing::Relinquished { end, .. } => end.as_ref(),
+        Standing::Unbound | Standing::Leading(_) => None,
+    };
+    let runs = report.postgres.as_ref();
+    let histories = end.map(|end| &end.history).into_iter().chain(runs.and_then(|pg| pg.history.as_ref()));
+    let ever =
+        histories.flat_map(|history| history.switches.iter().map(|switch| switch.timeline).chain([history.timeline]));
+    ever.chain(runs.map(|pg| pg.timeline))
 }
 
 /// Where the data of a node end that has promised its epoch, once that is final.

@@ -8,6 +8,7 @@ use crate::names::NodeName;
 use crate::observed::Power;
 use crate::plan::{Suspicion, Until};
 use crate::protocol::{PgRole, Phase, Standing};
+use crate::spec::Durability;
 
 /// A primary whose Postgres has ended may restart in place for so long, where no standby could take over without a loss,
 /// or where it was asked to (protocol §2.6, "restart_budget").
@@ -20,6 +21,9 @@ const COLD_BUDGET: Duration = Duration::from_secs(60);
 const STALL_LIMIT: Duration = Duration::from_secs(10);
 /// So long a candidate may take until it is promoted (§2.6, "promote_limit").
 const PROMOTE_LIMIT: Duration = Duration::from_secs(5);
+/// So long it then may wait for standbys that are not there: as long as an established primary waits for one before it
+/// counts on others.
+const CONFIRM_LIMIT: Duration = Duration::from_secs(30);
 
 pub(super) enum Opinion {
     /// Nothing is known against it.
@@ -59,6 +63,9 @@ fn of_who_answers(scene: &Scene<'_>) -> Opinion {
         Standing::Leading(leading) if leading.start.is_none() && matches!(decree.stage, Stage::Promoting { .. }) => {
             let late = scene.epoch_age() > PROMOTE_LIMIT;
             return if late { Opinion::Suspect(Suspicion::Stalled) } else { Opinion::Fine };
+        }
+        Standing::Leading(leading) if !leading.confirmed && !settled && waits_in_vain(scene) => {
+            return Opinion::Suspect(Suspicion::Unconfirmed);
         }
         _ => {}
     }
@@ -102,6 +109,22 @@ fn of_who_answers(scene: &Scene<'_>) -> Opinion {
         true => unless_shared(scene, suspicion),
         false => Opinion::Wait(Until::PrimaryAnswers { node: decree.primary.clone() }),
     }
+}
+
+/// It leads, and waits for acknowledgements of its marker that cannot come, while others are there who could give them.
+///
+/// Another attempt is as safe as any: the candidate gives up before anybody is chosen, it or whoever else has the seal of
+/// its promotion, and only then the rule is another one.
+fn waits_in_vain(scene: &Scene<'_>) -> bool {
+    let decree = scene.decree;
+    let rule = decree.rule_told();
+    if decree.mode != CommitMode::Synchronous || rule.acks() == 0 || scene.epoch_age() < CONFIRM_LIMIT {
+        return false;
+    }
+    // One whose data are gone, or went another way, is made anew from this very primary, and acknowledges then.
+    let answers = rule.members().iter().filter(|name| scene.fresh(name).is_some()).count();
+    let available = scene.spec.durability == Durability::QuorumAvailable;
+    answers < rule.acks() && (available || !scene.others_there().is_empty())
 }
 
 /// A disk that is full on one node is about to be on the next (rule R19).

@@ -24,10 +24,8 @@ pub(super) fn rule_of_a_promotion(scene: &Scene<'_>, candidate: &NodeName, other
     // Nodes that are to stay, as far as there are any; and nodes that are here before those that would have to come back
     // before anything is acknowledged.
     let stays = |name: &&NodeName| scene.is_eligible(name);
-    // One that was removed, and left no more than a volume, acknowledges nothing again.
-    let comes =
-        |name: &NodeName| scene.membership.wants(name) || scene.node(name).is_some_and(|node| node.machine.is_some());
-    let rest = scene.decree.members.keys().filter(|name| *name != candidate && scene.matters(name) && comes(name));
+    let rest = scene.decree.members.keys();
+    let rest = rest.filter(|name| *name != candidate && scene.matters(name) && scene.comes(name));
     let pick = |names: BTreeSet<NodeName>| (!names.is_empty()).then_some(names);
     let here = pick(others.iter().filter(stays).cloned().collect());
     let members = match here {

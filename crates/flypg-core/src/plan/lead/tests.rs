@@ -2,6 +2,7 @@
 
 mod busy;
 mod loss;
+mod strays;
 
 use std::time::Duration;
 
