@@ -75,6 +75,12 @@ impl<'a> Scene<'a> {
         since.map_or(Duration::ZERO, |(_, since)| self.watch.now.since(since))
     }
 
+    /// How long the record has been as it is.
+    pub(super) fn decided_ago(&self) -> Duration {
+        let since = self.watch.revision_since.filter(|(revision, _)| *revision == self.decree.revision);
+        since.map_or(Duration::ZERO, |(_, since)| self.watch.now.since(since))
+    }
+
     /// How long ago its last report arrived.
     pub(super) fn silent_for(&self, name: &NodeName) -> Option<Duration> {
         self.pulse(name).heard.map(|heard| self.watch.now.since(heard))

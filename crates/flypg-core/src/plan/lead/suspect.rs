@@ -19,7 +19,7 @@ const HANDOVER_BUDGET: Duration = Duration::from_secs(15);
 const COLD_BUDGET: Duration = Duration::from_secs(60);
 /// A write that takes so long is a fault of this node, if another one's disk is good (§2.6, "stall_limit").
 const STALL_LIMIT: Duration = Duration::from_secs(10);
-/// So long a candidate may take until it is promoted (§2.6, "promote_limit").
+/// So long a candidate may take until it is promoted, from when it was chosen (§2.6, "promote_limit").
 const PROMOTE_LIMIT: Duration = Duration::from_secs(5);
 /// So long it then may wait for standbys that are not there: as long as an established primary waits for one before it
 /// counts on others.
@@ -61,7 +61,7 @@ fn of_who_answers(scene: &Scene<'_>) -> Opinion {
             return Opinion::Suspect(Suspicion::Failing { why: why.to_owned() });
         }
         Standing::Leading(leading) if leading.start.is_none() && matches!(decree.stage, Stage::Promoting { .. }) => {
-            let late = scene.epoch_age() > PROMOTE_LIMIT;
+            let late = scene.decided_ago() > PROMOTE_LIMIT;
             return if late { Opinion::Suspect(Suspicion::Stalled) } else { Opinion::Fine };
         }
         Standing::Leading(leading) if !leading.confirmed && !settled && waits_in_vain(scene) => {
@@ -85,7 +85,7 @@ fn of_who_answers(scene: &Scene<'_>) -> Opinion {
     }
     if !settled {
         // It is being told to lead, and may be on its way: only time says that it is not.
-        return match scene.epoch_age() > COLD_BUDGET {
+        return match scene.decided_ago() > COLD_BUDGET {
             true => unless_shared(scene, Suspicion::Stalled),
             false => Opinion::Fine,
         };

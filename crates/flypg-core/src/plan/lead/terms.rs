@@ -95,9 +95,7 @@ fn profile(scene: &Scene<'_>, holds: &mut Vec<(Work, Until)>) -> Change {
     let decree = scene.decree;
     let wanted = scene.spec.failover.profile;
     if let Some(leaving) = decree.leaving {
-        let since = scene.watch.revision_since.filter(|(revision, _)| *revision == decree.revision);
-        let age = since.map_or(Duration::ZERO, |(_, since)| scene.mono().since(since));
-        let left = Timing::of(leaving).over_after().saturating_sub(age);
+        let left = Timing::of(leaving).over_after().saturating_sub(scene.decided_ago());
         if left.is_zero() {
             return Some((decree.amended(|next| next.leaving = None), Why::ProfileChange));
         }

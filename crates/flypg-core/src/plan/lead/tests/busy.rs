@@ -36,3 +36,45 @@ fn a_restart_that_was_asked_for_is_given_its_time() {
     story.then("it does not come up", restart(6));
     assert!(story.told.contains("attempt"), "{}", story.told);
 }
+
+/// Recruits may take long, as long as a lease or a controller that stood still. The one that is chosen then has as much
+/// time as any other.
+#[test]
+fn a_candidate_has_its_time_from_when_it_was_chosen() {
+    let mut story = Story::of(3, "quorum");
+    silent(&mut story.world, "ord-1");
+    for _ in 0..20 {
+        for step in &story.plan().steps {
+            plan::apply(&mut story.world, &step.action, NOW);
+        }
+        plan::settle(&mut story.world, NOW);
+        if matches!(story.decree().stage, Stage::Promoting { .. }) {
+            break;
+        }
+    }
+    let chosen = story.decree().clone();
+    assert!(chosen.promotion().is_some(), "{chosen:?}");
+    let leading = Leading {
+        confirmed: false,
+        start: None,
+        rule: None,
+        covered: false,
+        checkpointed: false,
+        gate: Gate::Unconfirmed,
+    };
+    let primary = chosen.primary.to_string();
+    let now = story.world.watch.now;
+    let age = |seconds| Mono(now.0.saturating_sub(Duration::from_secs(seconds)));
+    let candidate = report(&mut story.world, &primary);
+    candidate.standing = Standing::Leading(leading);
+    candidate.promised = chosen.epoch;
+    let mut attempts = |begun, decided| {
+        story.world.watch.epoch_since = Some((chosen.epoch, age(begun)));
+        story.world.watch.revision_since = Some((chosen.revision, age(decided)));
+        let plan = story.plan();
+        let decides = |step: &plan::Step| matches!(&step.action, Action::Decide { decree, .. } if decree.is_electing());
+        plan.steps.iter().any(decides)
+    };
+    assert!(!attempts(30, 1), "it was chosen a second ago");
+    assert!(attempts(30, 6), "it had all the time there is");
+}
