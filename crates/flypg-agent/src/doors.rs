@@ -15,7 +15,8 @@ use tokio::time::timeout;
 use crate::account::give;
 use crate::cancel;
 use crate::passage::Passage;
-use crate::pump::{Stream, join};
+use crate::pump::Stream;
+use crate::pumps::Pumps;
 use crate::shared::Shared;
 use crate::startup::{self, Door, Refused, Startup};
 use crate::way::{self, Seeker, Way};
@@ -83,7 +84,7 @@ pub fn bind(address: IpAddr, port: u16) -> io::Result<TcpListener> {
 }
 
 /// Lets clients in until the agent is to end.
-pub async fn serve(door: Door, listener: TcpListener, room: Arc<Semaphore>, shared: Arc<Shared>) {
+pub async fn serve(door: Door, listener: TcpListener, room: Arc<Semaphore>, pumps: Arc<Pumps>, shared: Arc<Shared>) {
     let telling = Arc::new(Semaphore::new(TOLD));
     loop {
         let accepted = tokio::select! {
@@ -111,10 +112,11 @@ pub async fn serve(door: Door, listener: TcpListener, room: Arc<Semaphore>, shar
             }
             continue;
         };
+        let pumps = pumps.clone();
         tokio::spawn(async move {
             count.total.fetch_add(1, Ordering::Relaxed);
             count.open.fetch_add(1, Ordering::Relaxed);
-            if let Err(why) = pass(door, stream, from, &shared).await {
+            if let Err(why) = pass(door, stream, from, &pumps, &shared).await {
                 count.refused.fetch_add(1, Ordering::Relaxed);
                 tracing::debug!(door = door.name(), %from, %why, "connection refused");
             }
@@ -125,7 +127,13 @@ pub async fn serve(door: Door, listener: TcpListener, room: Arc<Semaphore>, shar
 }
 
 /// One connection from its first byte to its last. `Err` says why it was not let in.
-async fn pass(door: Door, mut client: TcpStream, from: SocketAddr, shared: &Shared) -> Result<(), String> {
+async fn pass(
+    door: Door,
+    mut client: TcpStream,
+    from: SocketAddr,
+    pumps: &Pumps,
+    shared: &Shared,
+) -> Result<(), String> {
     tune(&client, door);
     let from = from.ip().to_canonical();
     let member = shared.routes.borrow().members.contains(&from);
@@ -157,9 +165,9 @@ async fn pass(door: Door, mut client: TcpStream, from: SocketAddr, shared: &Shar
         Err(refused) => Err(refused),
     };
     match found {
-        Ok(Way { mut upstream, first, passage }) => {
-            join(&mut Stream::Tcp(client), &mut upstream, &first, &passage).await;
-            Ok(())
+        Ok(Way { upstream, first, passage }) => {
+            let passed = pumps.join(Stream::Tcp(client), upstream, first, passage).await;
+            passed.map_err(|error| format!("it could not be passed on: {error}"))
         }
         Err(refused) => {
             let why = refused.message.clone();
@@ -207,7 +215,7 @@ async fn turn_away(mut client: TcpStream) {
 
 /// The way of this node's own Postgres, and of its clone, to the upstream: through the agent, so that it can be cut
 /// here, and so that the upstream sees this node's address.
-pub async fn serve_upstream(listener: UnixListener, shared: Arc<Shared>) {
+pub async fn serve_upstream(listener: UnixListener, pumps: Arc<Pumps>, shared: Arc<Shared>) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -218,7 +226,7 @@ pub async fn serve_upstream(listener: UnixListener, shared: Arc<Shared>) {
             tokio::time::sleep(Duration::from_millis(50)).await;
             continue;
         };
-        let shared = shared.clone();
+        let (pumps, shared) = (pumps.clone(), shared.clone());
         tokio::spawn(async move {
             let routes = shared.routes.borrow().clone();
             let Some((node, address)) = routes.upstream else { return };
@@ -226,7 +234,10 @@ pub async fn serve_upstream(listener: UnixListener, shared: Arc<Shared>) {
                 Ok(stream) => {
                     tune(&stream, Door::Replication);
                     let passage = Passage::until(routes.upstream_changes).hearing(shared.heard.clone());
-                    join(&mut Stream::Unix(replica), &mut Stream::Tcp(stream), &[], &passage).await;
+                    let passed = pumps.join(Stream::Unix(replica), Stream::Tcp(stream), Vec::new(), passage).await;
+                    if let Err(error) = passed {
+                        tracing::warn!(%error, "the upstream could not be passed on");
+                    }
                 }
                 Err(error) => tracing::info!(%node, %address, %error, "the upstream cannot be reached"),
             }

@@ -49,6 +49,7 @@ pub mod primary;
 pub mod probe;
 pub mod processes;
 pub mod pump;
+pub mod pumps;
 pub mod reign;
 pub mod report;
 pub mod rewind;

@@ -63,7 +63,7 @@ fn config() -> Result<Config, (u8, String)> {
 }
 
 fn runtime() -> Result<tokio::runtime::Runtime, (u8, String)> {
-    // Two threads: one may wait for a disk while the other passes bytes.
+    // Two threads: one may wait for a disk while the other answers. Bytes are passed by threads of their own.
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.worker_threads(2).max_blocking_threads(4).enable_all();
     builder.build().map_err(|error| (FAILED, words(&error)))

@@ -15,6 +15,7 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::Config;
 use crate::node::Node;
+use crate::pumps::Pumps;
 use crate::server_log::ServerLog;
 use crate::shared::Shared;
 use crate::startup::Door;
@@ -59,12 +60,13 @@ pub async fn run(config: Config) -> Result<(), RunError> {
     let upstream = doors::bind_upstream(&shared).map_err(prepare("the way to the upstream"))?;
 
     let rooms = doors::Rooms::within(raise_file_limit());
+    let pumps = Arc::new(Pumps::start().map_err(prepare("the threads that pass bytes"))?);
     for door in doors {
         let (door, listener) = door?;
-        tokio::spawn(doors::serve(door, listener, rooms.of(door), shared.clone()));
+        tokio::spawn(doors::serve(door, listener, rooms.of(door), pumps.clone(), shared.clone()));
     }
     tokio::spawn(follow_log(shared.log.clone()));
-    tokio::spawn(doors::serve_upstream(upstream, shared.clone()));
+    tokio::spawn(doors::serve_upstream(upstream, pumps, shared.clone()));
     tokio::spawn(lease::watch(shared.clone()));
     tokio::spawn(lease::gather(shared.clone()));
     serve_http(api, numbers, &shared);
