@@ -44,15 +44,14 @@ fn a_destroyed_replica_comes_back_on_its_volume() {
                 ~ ams-1, ord-1, ord-3: addresses and roles of the others  (so that they route and keep WAL)
 
               then
+                ~ ord-2 follows ord-1  (after a clone, where its volume is blank)
                 ~ ams-1, ord-1, ord-3: addresses and roles of the others  (so that they route and keep WAL)
 
               then
-                ~ ord-2 follows ord-1  (after a clone, where its volume is blank)
-
-              then
+                ~ record: whole copies are ams-1, ord-1, ord-2, ord-3  (they have everything the primary has, or do not any more)
                 ~ ams-1, ord-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
 
-            1 to create, 11 to change, 0 to destroy
+            1 to create, 12 to change, 0 to destroy
             a commit is acknowledged once 1 of 2 standbys have it; no acknowledged commit is lost by the loss of any one node; writes go on while 1 standby is away
 
             plan again: quiet
@@ -145,10 +144,8 @@ fn a_primary_whose_volume_is_gone_is_never_begun_anew() {
                 ~ ams-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
 
               then
-                ~ ams-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
-
-              then
                 ~ ord-1 follows ord-2  (after a clone, where its volume is blank)
+                ~ ams-1, ord-2, ord-3: addresses and roles of the others  (so that they route and keep WAL)
 
               then
                 ~ record: ord-2 leads, in epoch 2, and is to acknowledge commits by the primary with any 1 of ord-1, ord-3  (as `durability` asks, with the standbys there are)
