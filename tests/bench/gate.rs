@@ -5,7 +5,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use flypg_core::protocol::ports::{NODE, READ_WRITE};
-use flypg_tests::fly::{Fly, cluster_file, spawn};
+use flypg_tests::fly::{Fly, cluster_file, spawn, tree};
 use flypg_tests::patience::eventually;
 use flypg_tests::programs::Room;
 use flypg_tests::sql;
@@ -18,6 +18,9 @@ use crate::{median, number};
 const NAME: &str = "bench-gate";
 const CLIENTS: [u32; 3] = [1, 16, 64];
 const SCALE: u32 = 20;
+const GATE: &str = "gate";
+/// Of the throughput of the direct way, with many clients.
+const GOAL: f64 = 0.95;
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A way to a Postgres.
@@ -62,11 +65,18 @@ pub(crate) async fn gate(tools: &Path) {
 
     let reference = Reference::start(&settings(&one, &password).await, tools).await;
     let ours = |host: &str, port| Door { host: host.to_owned(), port, password: password.clone() };
-    let agents = fly.pids("flypg-agent run");
+    let mut agents = Vec::new();
+    for machine in fly.machines(NAME).await {
+        let (agent, _) =
+            tree(machine["id"].as_str().expect("it has an id")).into_iter().next().expect("its agent runs");
+        agents.push((machine["private_ip"].as_str() == Some(&one), agent));
+    }
+    let primary = agents.iter().filter(|(primary, _)| *primary).map(|(_, pid)| *pid).collect();
+    let both = agents.iter().map(|(_, pid)| *pid).collect();
     let ways = [
         Way::of("direct TCP", Some((reference.direct.clone(), Vec::new()))),
-        Way::of("gate", Some((ours(&one, READ_WRITE), agents.clone()))),
-        Way::of("router, gate", Some((ours(&two, READ_WRITE), agents))),
+        Way::of(GATE, Some((ours(&one, READ_WRITE), primary))),
+        Way::of("router, gate", Some((ours(&two, READ_WRITE), both))),
         Way::of("HAProxy", reference.haproxy.clone()),
         Way::of("PgBouncer session", reference.sessions.clone()),
         Way { prepares: false, ..Way::of("… transaction", reference.transactions.clone()) },
@@ -103,31 +113,35 @@ pub(crate) async fn gate(tools: &Path) {
                 }
                 let direct: Vec<f64> = all[0].iter().map(|(run, _)| run.tps).collect();
                 for (way, measured) in ways.iter().zip(&all) {
-                    print_way(way, measured, &direct);
+                    print_way(way, measured, &direct, (way.name == GATE && clients > 1).then_some(GOAL));
                 }
             }
         }
     }
-    println!("\ngoal: gate to direct ≥ 0.95 at 16 and 64 clients; CPU: of what stands between client and Postgres");
+    println!(
+        "\ngoal: gate to direct ≥ 0.95 at 16 and 64 clients; CPU: of what stands between client and Postgres, ours with \
+         the WAL that the standby gets through it"
+    );
 }
 
 #[expect(clippy::print_stdout, reason = "a bench is there to print")]
-fn print_way(way: &Way, measured: &[(Measured, f64)], direct: &[f64]) {
+fn print_way(way: &Way, measured: &[(Measured, f64)], direct: &[f64], goal: Option<f64>) {
     if measured.is_empty() {
         println!("  {:<20} {:>9}", way.name, "–");
         return;
     }
     let of = |value: fn(&Measured) -> f64| median(measured.iter().map(|(run, _)| value(run)).collect());
-    let ratios = measured.iter().zip(direct).map(|((run, _), direct)| run.tps / direct).collect();
+    let ratio = median(measured.iter().zip(direct).map(|((run, _), direct)| run.tps / direct).collect());
+    let missed = if goal.is_some_and(|goal| ratio < goal) { "   missed" } else { "" };
     let cost = match way.between.is_empty() {
         true => String::new(),
         false => format!("{:.1}", median(measured.iter().map(|(_, cost)| *cost).collect())),
     };
     println!(
-        "  {:<20} {:>9.0} {:>9.2} {:>9.2} {:>9.2} {cost:>14}",
+        "  {:<20} {:>9.0} {:>9.2} {:>9.2} {:>9.2} {cost:>14}{missed}",
         way.name,
         of(|run| run.tps),
-        median(ratios),
+        ratio,
         of(|run| run.p50),
         of(|run| run.p99),
     );
