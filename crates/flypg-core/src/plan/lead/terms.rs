@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use super::elect::Course;
-use super::scene::{Scene, millis};
+use super::scene::{Scene, disk_full, millis};
 use crate::decree::{CommitMode, Decree, Member, Stage};
 use crate::failover::Rule;
 use crate::failover::lease::Timing;
@@ -198,6 +198,12 @@ fn pledgers(scene: &Scene<'_>, told: bool) -> Change {
         return Some((next, Why::MembersChanged));
     }
     (told && decree.candidates != decree.pledgers)
+        // Of these it is not their readiness that is waited for.
+        for node in decree.members.keys().filter(|name| **name != decree.primary) {
+            if let Some(why) = scene.fresh(node).and_then(disk_full) {
+                holds.push((Work::Rule, Until::NodeInOrder { node: node.clone(), why }));
+            }
+        }
         .then(|| (decree.amended(|next| next.candidates = next.pledgers.clone()), Why::MembersChanged))
 }
 

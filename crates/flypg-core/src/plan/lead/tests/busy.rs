@@ -1,6 +1,7 @@
 //! A primary that is busy is not a primary that is lost.
 
 use super::*;
+use crate::protocol::Disk;
 
 /// Ensuring roles after a promotion once looked like a crash, and cost another failover.
 #[test]
@@ -77,4 +78,20 @@ fn a_candidate_has_its_time_from_when_it_was_chosen() {
     };
     assert!(!attempts(30, 1), "it was chosen a second ago");
     assert!(attempts(30, 6), "it had all the time there is");
+}
+
+/// They stream and are whole, and still nobody waits for them: what is to be done about that is not to wait.
+#[test]
+fn a_standby_that_does_not_count_because_of_its_disk_is_named() {
+    let mut story = Story::of(3, "quorum");
+    let record = story.world.record.known_mut().and_then(Option::as_mut).expect("there is a record");
+    record.rule = Rule::alone();
+    for name in ["ord-2", "ord-3"] {
+        report(&mut story.world, name).disk = Some(Disk { total: 100, used: 96 });
+    }
+    let told: Vec<String> = story.plan().holds.iter().map(render::hold).collect();
+    for name in ["ord-2", "ord-3"] {
+        let named = |hold: &String| hold.contains(name) && hold.contains("its disk is full (96 %)");
+        assert!(told.iter().any(named), "{told:?}");
+    }
 }
