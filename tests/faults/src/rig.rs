@@ -16,7 +16,7 @@ use crate::history::{Op, Rows, read_log};
 use crate::scenario::{Scenario, Who};
 
 /// Longer than anything takes on a busy computer.
-pub const LIMIT: Duration = Duration::from_secs(180);
+pub const LIMIT: Duration = Duration::from_secs(300);
 const LOOK: Duration = Duration::from_millis(25);
 
 /// The cluster's name; there is one in each emulator.

@@ -10,13 +10,16 @@ use serde_json::json;
 
 use crate::chance::Chance;
 use crate::checker::{Anomaly, Flow, Promise, check, flow};
-use crate::clock;
+use crate::clock::{self, Stillness};
 use crate::history::{History, Op};
 use crate::rig::{Broken, Rig};
 use crate::scenario::{Durability, Order, Part, Plot, Processes, Scenario, Step, Who};
 
 /// Acknowledged writes that a run must have before the fault and again after it, and that `Acknowledges` waits for.
 const ENOUGH: usize = 50;
+
+/// A run during which even this program was not let run for so long says more about the computer than about a cluster.
+const STILL: Duration = Duration::from_secs(5);
 
 /// How a run went.
 #[derive(Debug)]
@@ -100,9 +103,16 @@ impl fmt::Display for Outcome {
 /// The files of a run that failed stay, and with `keep` those of every run.
 pub async fn run(scenario: &'static Scenario, seed: u64, namespaces: bool, keep: bool) -> Outcome {
     let mut outcome = Outcome::begun(scenario.name, seed);
+    let stillness = Stillness::watch();
     let mut rig = Rig::start(scenario, namespaces);
     let told = tell(scenario, seed, &mut rig, &mut outcome).await;
     outcome.broken = told.err();
+    // What was told to clients is judged all the same.
+    let still = stillness.longest();
+    if still > STILL {
+        let why = outcome.broken.take().map(|why| format!("; {why}")).unwrap_or_default();
+        outcome.broken = Some(format!("all of it was stopped for {still:?}, so this run proves nothing{why}"));
+    }
     if keep || !outcome.good() {
         outcome.kept = Some(rig.keep());
     }
