@@ -155,6 +155,12 @@ fn rule(scene: &Scene<'_>, holds: &mut Vec<(Work, Until)>) -> Change {
     if scene.spec.primary.nodes > 1 && there < wanted {
         let wanted = u32::try_from(wanted).unwrap_or(u32::MAX);
         holds.push((Work::Rule, Until::MembersReady { wanted, have: u32::try_from(there).unwrap_or(u32::MAX) }));
+        // Of these it is not their readiness that is waited for.
+        for node in decree.members.keys().filter(|name| **name != decree.primary) {
+            if let Some(why) = scene.fresh(node).and_then(disk_full) {
+                holds.push((Work::Rule, Until::NodeInOrder { node: node.clone(), why }));
+            }
+        }
     }
     let next = match members.is_empty() {
         false => {
@@ -198,12 +204,6 @@ fn pledgers(scene: &Scene<'_>, told: bool) -> Change {
         return Some((next, Why::MembersChanged));
     }
     (told && decree.candidates != decree.pledgers)
-        // Of these it is not their readiness that is waited for.
-        for node in decree.members.keys().filter(|name| **name != decree.primary) {
-            if let Some(why) = scene.fresh(node).and_then(disk_full) {
-                holds.push((Work::Rule, Until::NodeInOrder { node: node.clone(), why }));
-            }
-        }
         .then(|| (decree.amended(|next| next.candidates = next.pledgers.clone()), Why::MembersChanged))
 }
 
