@@ -194,17 +194,34 @@ pub fn remove_unfinished(config: &Config) -> io::Result<()> {
     files::flush_parent(&config.paths.making)
 }
 
-/// Removes the slots that a primary kept for others: on a copy nobody moves them on, and they would keep WAL for ever
-/// (rule R18). Only while Postgres is stopped.
+/// Removes the slots that a primary kept for others, and its logical ones: on a copy nobody moves them on, and they would
+/// keep WAL for ever, stand where the new primary's are not, and be in the way of slots that are synchronised from there
+/// (rule R18). Physical ones that are not ours stay. Only while Postgres is stopped.
 pub fn remove_slots(config: &Config) -> io::Result<()> {
     let slots = config.paths.pgdata.join("pg_replslot");
     for entry in std::fs::read_dir(&slots)? {
         let entry = entry?;
-        if entry.file_name().to_str().and_then(NodeName::of_slot).is_some() {
+        let name = entry.file_name();
+        let ours = name.to_str().and_then(NodeName::of_slot).is_some();
+        let logical = || is_logical(&entry.path());
+        if ours || logical()? {
+            if !ours {
+                tracing::warn!(slot = ?name, "a logical slot does not outlive the reign of its primary; it is removed");
+            }
             files::remove_tree(&entry.path())?;
         }
     }
     std::fs::File::open(&slots)?.sync_all()
+}
+
+/// Whether a slot is of a database, as its file says: PostgreSQL's `slot.c`, where the number of the database follows a
+/// header of 16 bytes and the name's 64, in the machine's order of bytes. A file that is cut short is that of a slot
+/// which PostgreSQL would not start with.
+fn is_logical(slot: &Path) -> io::Result<bool> {
+    const DATABASE: std::ops::Range<usize> = 80..84;
+    let state = files::read_if_there(&slot.join("state"))?;
+    let database = state.as_ref().and_then(|bytes| bytes.get(DATABASE));
+    Ok(database.is_some_and(|oid| oid.iter().any(|byte| *byte != 0)))
 }
 
 /// Makes the data directory a standby's: Postgres comes up in recovery and stays there.
