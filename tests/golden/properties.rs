@@ -159,7 +159,8 @@ fn decree(ordinal: u32, stage: u8, epoch: u64) -> Decree {
         next.epoch = Epoch(epoch);
         next.reign = Epoch(epoch);
         next.lineage.authorise(Epoch(epoch), "n".to_owned());
-        let member = |node: &NodeName| Member { machine: format!("m-{node}"), volume: None, incarnation: 1, address: None };
+        let member =
+            |node: &NodeName| Member { machine: format!("m-{node}"), volume: None, incarnation: 1, address: None };
         next.members = (1..=3).map(node).map(|node| (node.clone(), member(&node))).collect();
         next.rule = rule.clone();
         next.stage = Stage::Established;
