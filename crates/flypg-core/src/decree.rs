@@ -62,6 +62,10 @@ pub struct Decree {
     pub rule: Rule,
     /// The rule that it is being changed to, or that a promotion under way acknowledges by: either may be in effect.
     pub joint: Option<Rule>,
+    /// Rules that it was being changed to, before those whom they wait for were lost: they may be in effect somewhere
+    /// still, until the one that is being changed to now is everywhere.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub superseded: Vec<Rule>,
     /// Asynchronous mode: who may be promoted. Always part of what the primary has accepted as `pledgers`.
     pub candidates: BTreeSet<NodeName>,
     /// Asynchronous mode: whose pledges, all of them, hold the primary's lease up while no controller answers.
@@ -154,6 +158,7 @@ impl Decree {
             mode,
             rule: Rule::alone(),
             joint: None,
+            superseded: Vec::new(),
             candidates: BTreeSet::new(),
             pledgers: BTreeSet::new(),
             members: BTreeMap::new(),
@@ -195,6 +200,13 @@ impl Decree {
         self.lineage.marker(self.reign)
     }
 
+    /// Every rule that commits may be acknowledged by now. The partner of a promotion under way replaces all others:
+    /// what those acknowledged is in the seal.
+    pub fn rules(&self) -> impl Iterator<Item = &Rule> {
+        let before = (self.promotion().is_none()).then(|| std::iter::once(&self.rule).chain(&self.superseded));
+        before.into_iter().flatten().chain(&self.joint)
+    }
+
     /// The rule that the primary is told to acknowledge by.
     pub fn rule_told(&self) -> &Rule {
         self.joint.as_ref().unwrap_or(&self.rule)
@@ -204,12 +216,7 @@ impl Decree {
     /// none, nobody else can be promoted without its own consent, and it needs no lease (FAILOVER §2, protocol §2.8).
     pub fn pledges(&self) -> Vec<Rule> {
         match self.mode {
-            CommitMode::Synchronous => {
-                // The partner of a promotion under way replaces the rule: what that acknowledged is in the seal.
-                let old = Some(&self.rule).filter(|_| self.promotion().is_none());
-                let all = old.into_iter().chain(&self.joint);
-                all.filter(|rule| rule.acks() > 0).cloned().collect()
-            }
+            CommitMode::Synchronous => self.rules().filter(|rule| rule.acks() > 0).cloned().collect(),
             CommitMode::Asynchronous => Rule::any(self.pledgers.len(), self.pledgers.clone()).into_iter().collect(),
         }
     }
@@ -217,7 +224,7 @@ impl Decree {
     /// Commits may be acknowledged, or a lease held up, because this node has promised or flushed something.
     pub fn counts(&self, node: &NodeName) -> bool {
         let in_rule = |rule: &Rule| rule.members().contains(node);
-        in_rule(&self.rule) || self.joint.as_ref().is_some_and(in_rule) || self.pledgers.contains(node)
+        in_rule(&self.rule) || self.rules().any(in_rule) || self.pledgers.contains(node)
     }
 
     /// The same record, changed once more.

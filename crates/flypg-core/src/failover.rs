@@ -11,7 +11,7 @@ pub use lineage::{Astray, Branch, History, Lineage, Position, Switch, Way};
 pub use permission::{Ending, Fences, Missing, Mode, Permission, Reign, choose, permission};
 pub use rule::{BadRule, Rule, Survives};
 
-use crate::decree::{Decree, Epoch};
+use crate::decree::{Decree, Epoch, Stage};
 use crate::names::NodeName;
 
 /// What [`crate::plan::plan`] found out about leadership.
@@ -40,8 +40,10 @@ pub enum Verdict {
 #[derive(Debug, Clone, Copy)]
 pub struct Copies<'a> {
     pub decree: Option<&'a Decree>,
-    /// The primary on record reported, in this look, that it runs and accepts writes.
+    /// The primary on record said within the last seconds that it runs and accepts writes.
     pub primary_runs: bool,
+    /// It was heard within the last seconds, and others can be rewound to it.
+    pub primary_checkpointed: bool,
 }
 
 /// Why a node's data must stay.
@@ -56,6 +58,20 @@ pub enum Keep {
 }
 
 impl Copies<'_> {
+    /// Whether the copy that `node` holds may be made anew from the primary on record, although it may have what nobody
+    /// else has: only while another node leads that others can be rewound to, and is sure of its reign, or waits for just
+    /// this node to be. What this node has beyond that was then promised to nobody, or is in the primary's data.
+    pub fn may_remake(&self, node: &NodeName, primary_waits: bool) -> Result<(), Keep> {
+        match self.decree {
+            Some(decree) if decree.primary == *node => Err(Keep::Leader),
+            Some(decree) if decree.system_id().is_some() && !decree.is_electing() && self.primary_checkpointed => {
+                let settled = matches!(decree.stage, Stage::Established | Stage::HandingOver { .. });
+                (settled && self.primary_runs || primary_waits).then_some(()).ok_or(Keep::NoOtherCopy)
+            }
+            _ => Err(Keep::NoOtherCopy),
+        }
+    }
+
     /// Whether what `node` holds may be stopped, wiped or destroyed: only while the primary on record is another node,
     /// is known to run, and does not count on this one. Every destructive step passes here (FAILOVER P3, protocol I8).
     pub fn may_destroy(&self, node: &NodeName) -> Result<(), Keep> {

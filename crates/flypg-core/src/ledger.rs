@@ -171,7 +171,7 @@ impl Ledger {
     /// This ledger, where `promised` was promised on its volume. One that knows of less is an older one, put back: what
     /// it was told is forgotten, and what was promised, or may have been pledged, holds (rule R17).
     pub fn bound_by(self, promised: Epoch) -> Self {
-        if promised <= self.promised || mutant::off("R17") {
+        if promised <= self.promised || mutant::off("R17") || mutant::off("R5") {
             return self;
         }
         let longest = Timing::of(Profile::Patient).over_after();

@@ -331,7 +331,7 @@ impl World {
         if agent.leads() != Some(record.reign) || record.primary != this.name {
             return;
         }
-        let recorded = server.loaded == record.rule || record.joint.as_ref() == Some(&server.loaded);
+        let recorded = server.loaded == record.rule || record.rules().any(|rule| *rule == server.loaded);
         let old = agent.ledger.revision < record.revision;
         if !recorded && !old {
             let words = format!("{} acknowledges by {:?}, which is not on record", this.name, server.loaded);

@@ -457,11 +457,19 @@ pub async fn strand(primary: &Node, standby: &mut Node, system_id: &SystemId) {
     .await;
 }
 
+fn peers_of<'a>(primary: &'a Node, standby: &'a Node) -> [(&'a Node, PeerRole); 2] {
+    [(primary, PeerRole::Primary), (standby, PeerRole::Joining)]
+}
+
 /// A stranded standby's agent starts, makes another copy, and streams.
 pub async fn comes_back(primary: &Node, standby: &mut Node, system_id: &SystemId) {
-    let peers = [(primary, PeerRole::Primary), (&*standby, PeerRole::Joining)];
-    assert_eq!(primary.assign_with(lead(system_id), &peers, &LITTLE).status, 200);
+    assert_eq!(primary.assign_with(lead(system_id), &peers_of(primary, standby), &LITTLE).status, 200);
     standby.start();
+    let mut task = follow(primary, system_id);
+    if let Task::Follow { remake, .. } = &mut task {
+        *remake = true;
+    }
+    assert_eq!(standby.assign_with(task, &peers_of(primary, standby), &LITTLE).status, 200);
     standby.until("another copy is being made", |report| matches!(report.phase, Phase::Cloning { .. }));
     standby.until("it streams", streams);
     let rows = primary.value(ports::NODE, "SELECT count(*) FROM t").await;

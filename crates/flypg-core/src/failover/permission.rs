@@ -14,6 +14,8 @@ pub struct Reign<'a> {
     /// The rule in force, and the one that is being changed to.
     pub rule: &'a Rule,
     pub joint: Option<&'a Rule>,
+    /// Those that it was being changed to before, and that may be in effect.
+    pub superseded: &'a [Rule],
     pub ending: Ending<'a>,
     pub mode: Mode<'a>,
 }
@@ -144,7 +146,11 @@ fn wal_fence(
         return Ok(());
     }
     match reign.ending {
-        Ending::Established => revoked(reign.rule, names, reign.primary)?,
+        Ending::Established => {
+            for rule in std::iter::once(reign.rule).chain(reign.superseded) {
+                revoked(rule, names, reign.primary)?;
+            }
+        }
         // The promotion under way acknowledges under the joint rule only; what came before it is in its seal.
         Ending::Promoting { seal } => sealed(recruits, seal)?,
     }

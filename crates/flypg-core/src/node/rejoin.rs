@@ -1,7 +1,7 @@
 //! A node whose data were a primary's, or went another way, on its way back to being a copy (rule R16).
 
 use super::*;
-use crate::ledger::Ledger;
+use crate::ledger::{Ledger, LedgerRole};
 use crate::protocol::{Assignment, Task};
 
 /// Its data are whole still, as they were when it stopped leading.
@@ -66,6 +66,18 @@ pub(super) fn touched(ledger: &Ledger, upstream: &NodeName, local: &Local, now: 
         false if complete && local.room => NodeStep::CloneBeside { from },
         false => NodeStep::GiveUpCopy { from },
     }
+}
+
+/// The primary is ready to make this copy anew, and whoever decides lets it go.
+pub(super) fn may_remake(ledger: &Ledger) -> bool {
+    matches!(ledger.assignment.as_ref().map(|told| &told.task), Some(Task::Follow { remake: true, .. }))
+}
+
+/// A copy that somebody promoted by hand: its data are the cluster's up to there, and what they have beyond was
+/// acknowledged by nobody.
+pub(super) fn may_mend(ledger: &Ledger, local: &Local, major: u32, system_id: &SystemId) -> bool {
+    let ours = major == local.major && ledger.system_id.as_ref() == Some(system_id);
+    ours && matches!(ledger.role, LedgerRole::Replica { .. }) && may_remake(ledger)
 }
 
 /// Why data are not a copy's of this cluster, in words.

@@ -33,7 +33,7 @@ pub(super) fn follows(
             step::hold(format!("{}; its data are left as they are for now", rejoin::words(astray)), now)
         }
         (None, _) if local.restart_ordered => NodeStep::RestartPostgres,
-        (None, Some(found)) => stranded::next(upstream, ledger.system_id.as_ref(), found, &local.remakes, now),
+        (None, Some(found)) => stranded::next(upstream, ledger.system_id.as_ref(), found, remake, &local.remakes, now),
         (None, None) => NodeStep::Nothing,
     }
 }

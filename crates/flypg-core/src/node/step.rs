@@ -31,6 +31,9 @@ pub fn next(ledger: &Ledger, local: &Local, now: Timestamp) -> NodeStep {
         DataDir::Unfinished(origin) => unfinished(ledger, local, origin.as_ref()),
         DataDir::Complete { major, system_id, standby_signal, origin } => {
             match fits(ledger, local, *major, system_id, *standby_signal, origin.as_ref()) {
+                Err(_) if rejoin::may_mend(ledger, local, *major, system_id) => {
+                    stop_if_up(local).unwrap_or(NodeStep::RecordRewinding)
+                }
                 Err(why) => quarantine(local, why),
                 Ok(()) => whole(ledger, local, system_id, *standby_signal, now),
             }
@@ -45,6 +48,10 @@ fn follows(role: &LedgerRole) -> bool {
 /// On a volume without data.
 fn blank(ledger: &Ledger, local: &Local, now: Timestamp) -> NodeStep {
     match &ledger.role {
+        // Nothing is left that could be lost.
+        LedgerRole::Replica { upstream, .. } if rejoin::may_remake(ledger) => {
+            stop_if_up(local).unwrap_or(NodeStep::GiveUpCopy { from: upstream.clone() })
+        }
         LedgerRole::Primary { .. }
         | LedgerRole::Replica { .. }
         | LedgerRole::Recruited { .. }

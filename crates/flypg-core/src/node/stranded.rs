@@ -57,6 +57,7 @@ pub(super) fn next(
     primary: &NodeName,
     known: Option<&SystemId>,
     stranded: &Stranded,
+    may_remake: bool,
     remakes: &[Timestamp],
     now: Timestamp,
 ) -> NodeStep {
@@ -76,7 +77,12 @@ pub(super) fn next(
         return hold(why);
     }
     let from = primary.clone();
-    if stranded.room { NodeStep::CloneBeside { from } } else { NodeStep::GiveUpCopy { from } }
+    match (stranded.room, may_remake) {
+        // This copy goes only once the other one is whole.
+        (true, _) => NodeStep::CloneBeside { from },
+        (false, true) => NodeStep::GiveUpCopy { from },
+        (false, false) => hold("there is no room for two copies, and this one may not go yet".to_owned()),
+    }
 }
 
 /// Whether everything in a copy at `own` is in the primary's history too, so that nothing is lost with it.
@@ -125,7 +131,7 @@ mod tests {
     }
 
     fn decide(stranded: &Stranded, remakes: &[Timestamp], now: Timestamp) -> NodeStep {
-        next(&"ord-1".parse().unwrap(), Some(&SystemId("7".to_owned())), stranded, remakes, now)
+        next(&"ord-1".parse().unwrap(), Some(&SystemId("7".to_owned())), stranded, true, remakes, now)
     }
 
     fn held(step: NodeStep, words: &str) {
@@ -146,7 +152,9 @@ mod tests {
         stranded.asked = Some((at(10), Ok(good.clone())));
         assert_eq!(decide(&stranded, &[], at(11)), NodeStep::CloneBeside { from: from.clone() });
         stranded.room = false;
-        assert_eq!(decide(&stranded, &[], at(11)), NodeStep::GiveUpCopy { from });
+        assert_eq!(decide(&stranded, &[], at(11)), NodeStep::GiveUpCopy { from: from.clone() });
+        // Whoever decides has not let it go.
+        held(next(&from, Some(&SystemId("7".to_owned())), &stranded, false, &[], at(11)), "may not go yet");
         // An old answer is none.
         assert_eq!(decide(&stranded, &[], at(20)), ask);
         for (other, words) in [

@@ -283,7 +283,8 @@ fn a_failed_clone_is_tried_again_with_growing_waits() {
 
 #[test]
 fn data_that_are_not_what_they_should_be_are_not_touched() {
-    let (leads, follows) = (primary().made(&system()).unwrap(), replica().made(&system()).unwrap());
+    let (leads, copy) = (primary().made(&system()).unwrap(), replica().made(&system()).unwrap());
+    let follows = then(&copy, 1, follow("ord-1", false));
     let other = DataDir::Complete { major: 15, system_id: SystemId("8".into()), standby_signal: true, origin: None };
     let newer = DataDir::Complete { major: 16, system_id: system(), standby_signal: true, origin: None };
     for (ledger, data) in [
@@ -309,6 +310,21 @@ fn data_that_are_not_what_they_should_be_are_not_touched() {
         let fresh = Local::fresh(15, data.clone());
         assert!(matches!(next(ledger, &fresh, at(0)), NodeStep::Quarantine { .. }), "{} with {data:?}", ledger.role);
         assert_eq!(next(ledger, &up(data), at(0)), NodeStep::StopFast);
+    }
+}
+
+/// It was promoted by hand, or somebody removed its data: put right by who leads, and not before.
+#[test]
+fn a_copy_that_is_none_any_more_is_made_anew_once_it_may_go() {
+    let copy = replica().made(&system()).unwrap();
+    for (data, step) in [
+        (complete(false, by_clone()), NodeStep::RecordRewinding),
+        (DataDir::Blank, NodeStep::GiveUpCopy { from: name("ord-1") }),
+    ] {
+        assert_eq!(next(&copy, &down(data.clone()), at(0)), step);
+        assert_eq!(next(&copy, &up(data.clone()), at(0)), NodeStep::StopFast);
+        let may_not = then(&copy, 1, follow("ord-1", false));
+        assert!(matches!(next(&may_not, &down(data), at(0)), NodeStep::Quarantine { .. }));
     }
 }
 

@@ -8,7 +8,7 @@ use crate::names::NodeName;
 use crate::observed::{Machine, Observed, Power, metadata};
 use crate::plan::draft::Draft;
 use crate::plan::{Action, MachineSpec, Risk, Subject, Until, Why, Work, World, found};
-use crate::protocol::env;
+use crate::protocol::{NodeReport, env};
 use crate::spec::{ClusterSpec, Deletion};
 
 /// A report of the primary that is older does not tell that its copy is good.
@@ -136,7 +136,8 @@ pub(super) fn remove(draft: &mut Draft, world: &World<'_>) {
     }
 }
 
-fn copies<'a>(world: &World<'a>) -> Copies<'a> {
+/// What is known of the other copies of the data of whoever is to be removed, or made anew.
+pub(super) fn copies<'a>(world: &World<'a>) -> Copies<'a> {
     let primary = world.decree.and_then(|d| world.census.get(&d.primary));
     // What a controller was told before it stood still for a while says nothing about now, even where it reads that only
     // now (protocol I8: seen < 5 s ago).
@@ -145,7 +146,12 @@ fn copies<'a>(world: &World<'a>) -> Copies<'a> {
         .and_then(|node| node.machine)
         .and_then(asked)
         .is_none_or(|asked| world.watch.now.since(asked) < SEEN_LATELY);
-    Copies { decree: world.decree, primary_runs: lately && primary.is_some_and(|n| n.is_sure()) }
+    let leading = primary.and_then(|node| node.report()).and_then(NodeReport::leading);
+    Copies {
+        decree: world.decree,
+        primary_runs: lately && primary.is_some_and(|n| n.is_sure()),
+        primary_checkpointed: lately && leading.is_some_and(|leading| leading.checkpointed),
+    }
 }
 
 /// The next act of a clean removal: stop, wait, destroy.

@@ -112,8 +112,8 @@ fn survives(spec: &ClusterSpec, observed: &Observed, decree: &Decree) -> Option<
     if decree.mode == CommitMode::Asynchronous || spec.primary.nodes == 1 {
         return None;
     }
-    let rules = [Some(&decree.rule), decree.joint.as_ref()];
-    let each = rules.into_iter().flatten().map(|rule| {
+    let rules = std::iter::once(&decree.rule).chain(&decree.superseded).chain(&decree.joint);
+    let each = rules.map(|rule| {
         let lost = rule.members().iter().filter(|name| !follows(observed, decree, name)).count();
         let whole = rule.survives()?;
         Some(Survives {

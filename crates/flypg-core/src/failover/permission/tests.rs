@@ -21,7 +21,7 @@ const STOPPED: Fences = Fences { lease_over: false, machine_stopped: true, relin
 const NOTHING: Fences = Fences { lease_over: false, machine_stopped: false, relinquished: false };
 
 fn reign<'a>(primary: &'a NodeName, rule: &'a Rule, joint: Option<&'a Rule>, read_fence: bool) -> Reign<'a> {
-    Reign { primary, rule, joint, ending: Ending::Established, mode: Mode::Synchronous { read_fence } }
+    Reign { primary, rule, joint, superseded: &[], ending: Ending::Established, mode: Mode::Synchronous { read_fence } }
 }
 
 #[test]
@@ -103,6 +103,7 @@ fn an_asynchronous_failover_is_bounded_and_never_blind() {
     let reign = |last| Reign {
         primary: &one,
         rule: &alone,
+        superseded: &[],
         joint: None,
         ending: Ending::Established,
         mode: Mode::Asynchronous { candidates: &candidates, last, max_lag: 100 },
@@ -143,4 +144,18 @@ fn whoever_is_chosen_has_every_acknowledged_commit() {
         }
     }
     assert!(granted > 100, "only {granted} worlds allowed a promotion");
+}
+
+/// A change of the rule was turned to another rule: each that may be in effect has to be revoked.
+#[test]
+fn a_rule_that_a_change_was_turned_away_from_counts_until_the_change_is_done() {
+    let one = node(1);
+    let [old, lost, now] = [[2, 3], [4, 5], [3, 6]].map(|pair| any(1, &pair));
+    let superseded = [lost];
+    let reign = Reign { superseded: &superseded, ..reign(&one, &old, Some(&now), false) };
+    let all = |nodes: &[u32]| recruits(&nodes.iter().map(|n| (*n, at(0, 10))).collect::<Vec<_>>());
+    let enough = permission(&reign, &all(&[2, 3, 4, 5, 6]), &BTreeSet::new(), NOTHING);
+    assert!(enough.is_ok(), "{enough:?}");
+    let missing = permission(&reign, &all(&[2, 3, 4, 6]), &BTreeSet::new(), NOTHING);
+    assert_eq!(missing, Err(Missing::Recruits { more: 1, of: [node(5)].into() }));
 }

@@ -119,7 +119,10 @@ proptest! {
             NodeStep::Initdb { .. } | NodeStep::Clone { .. } => prop_assert_eq!(&local.data, &DataDir::Blank),
             NodeStep::RemoveUnfinished => prop_assert!(matches!(local.data, DataDir::Unfinished(_))),
             NodeStep::CloneBeside { .. } | NodeStep::GiveUpCopy { .. } if rewinding => prop_assert!(may_touch && down),
+            NodeStep::GiveUpCopy { .. } if local.data == DataDir::Blank => prop_assert!(may_touch && down),
             NodeStep::CloneBeside { .. } | NodeStep::GiveUpCopy { .. } => {
+                let beside = matches!(step, NodeStep::CloneBeside { .. });
+                prop_assert!(may_touch || beside);
                 prop_assert!(matches!(role, LedgerRole::Replica { .. }) && up, "{role}");
                 let own = local.stranded.as_ref().map(|stranded| stranded.own.lsn);
                 prop_assert!(own.is_some_and(|own| own <= Lsn(PRIMARY_AT)));

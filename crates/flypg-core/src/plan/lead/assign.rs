@@ -9,7 +9,7 @@ use crate::names::NodeName;
 use crate::observed::Power;
 use crate::plan::census::Node;
 use crate::plan::draft::Draft;
-use crate::plan::{Action, Field, Progress, Until, Why, Work, World};
+use crate::plan::{Action, Field, Progress, Until, Why, Work, World, members};
 use crate::protocol::{Assignment, NodeReport, Peer, PeerRole, PgRole, Phase, Task, Terms};
 
 /// Tells every node that stays what it is now, where that differs from what it obeys; holds for those that are not
@@ -119,11 +119,14 @@ fn task(draft: &mut Draft, world: &World<'_>, decree: &Decree, name: &NodeName, 
         let recruit = || Task::Recruit { primary: decree.primary.clone() };
         return report.assignment.is_some().then(recruit);
     }
+    let leads = decree.primary == *name;
     if let Phase::Quarantined { why } = &report.phase {
         draft.hold(work(), Until::NodeInOrder { node: name.clone(), why: why.clone() });
-        return None;
+        // Whom to follow, and that it may be made anew, may be what puts it right. One without a ledger obeys nothing.
+        if leads || report.assignment.is_none() {
+            return None;
+        }
     }
-    let leads = decree.primary == *name;
     if let Stage::Bootstrapping { nonce } = &decree.stage {
         if leads {
             return Some(Task::Bootstrap { nonce: nonce.clone() });
@@ -156,11 +159,10 @@ fn task(draft: &mut Draft, world: &World<'_>, decree: &Decree, name: &NodeName, 
         // that was promoted and is not sure may be waiting for just this node; what was acknowledged it has. Nobody else
         // gives up a copy while that is the only other one that is known.
         let leading = primary.and_then(|n| n.report()).and_then(NodeReport::leading);
-        let settled = matches!(decree.stage, Stage::Established | Stage::HandingOver { .. });
         let begun = leading.and_then(|leading| leading.start);
         let waits =
             decree.mode == CommitMode::Synchronous && decree.rule_told().members().contains(name) && begun.is_some();
-        let remake = leading.is_some_and(|leading| leading.checkpointed && (settled && leading.confirmed || waits));
+        let remake = members::copies(world).may_remake(name, waits).is_ok();
         let mut lineage = decree.lineage.clone();
         if let (Some(promotion), Some(start)) = (decree.promotion(), begun) {
             let (epoch, node) = (promotion.epoch, decree.primary.clone());
@@ -268,7 +270,7 @@ fn progress(
         Phase::Cloning { done, total } => wait(Progress::Cloning { done: *done, total: *total }),
         Phase::Blank | Phase::Idle | Phase::Starting | Phase::Stopping => wait(Progress::Starting),
         Phase::Failing { why } => wait(Progress::Failing { why: why.clone() }),
-        Phase::Quarantined { why } => Until::NodeInOrder { node: name.clone(), why: why.clone() },
+        Phase::Quarantined { .. } => return, // held for by whoever told it what to do
     };
     let work = if decree.system_id().is_none() { Work::Bootstrap } else { Work::Join { node: name.clone() } };
     draft.hold(work, until);

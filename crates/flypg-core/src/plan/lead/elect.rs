@@ -64,10 +64,9 @@ fn hopeless(scene: &Scene<'_>, suspicion: &Suspicion) -> Option<Missing> {
     if reachable.is_empty() {
         return Some(Missing::Candidate);
     }
-    let old = Some(&decree.rule).filter(|_| decree.promotion().is_none());
     match decree.mode {
         CommitMode::Synchronous if crate::mutant::off("F1") => None,
-        CommitMode::Synchronous => old.into_iter().chain(&decree.joint).find_map(|rule| {
+        CommitMode::Synchronous => decree.rules().find_map(|rule| {
             let missing = || rule.members().difference(&reachable).cloned().collect();
             match rule.recruits_needed() {
                 _ if rule.is_revoked_by(&reachable, &decree.primary) => None,
@@ -317,7 +316,8 @@ fn permitted(
             max_lag: scene.spec.failover.max_lag_bytes,
         },
     };
-    let reign = Reign { primary: &decree.primary, rule: &decree.rule, joint: decree.joint.as_ref(), ending, mode };
+    let (rule, joint, superseded) = (&decree.rule, decree.joint.as_ref(), decree.superseded.as_slice());
+    let reign = Reign { primary: &decree.primary, rule, joint, superseded, ending, mode };
     let barred = |may: &dyn Fn(&NodeName) -> bool| recruits.keys().filter(|name| !may(name)).cloned().collect();
     let is_copy = |name: &NodeName| recruits.get(name).is_some_and(|recruit| recruit.way.astray.is_none());
     // A node that is to be removed leads rather than nobody.
@@ -391,6 +391,8 @@ fn decide(
     let others: BTreeSet<NodeName> =
         permission.recruits.keys().filter(|name| **name != candidate && **name != decree.primary).cloned().collect();
     let rule = match decree.mode {
+        // Those who are not here may never be: whoever ordered this waits for none of them.
+        CommitMode::Synchronous if loss.is_some() => terms::rule_over(scene, others.clone()),
         CommitMode::Synchronous => terms::rule_of_a_promotion(scene, &candidate, &others),
         CommitMode::Asynchronous => Rule::alone(),
     };
@@ -407,6 +409,7 @@ fn decide(
         next.reign = next.epoch;
         next.lineage.authorise(next.epoch, nonce.clone());
         next.joint = (decree.mode == CommitMode::Synchronous).then_some(rule);
+        next.superseded.clear();
         if decree.mode == CommitMode::Asynchronous {
             next.pledgers = others.into_iter().filter(|name| scene.is_eligible(name)).collect();
             next.candidates.clone_from(&next.pledgers);

@@ -35,6 +35,11 @@ pub(super) fn rule_of_a_promotion(scene: &Scene<'_>, candidate: &NodeName, other
             .or_else(|| pick(rest.clone().filter(stays).cloned().collect()))
             .unwrap_or_else(|| rest.cloned().collect()),
     };
+    rule_over(scene, members)
+}
+
+/// As many acknowledgements of these as the file asks for, and as there can be.
+pub(super) fn rule_over(scene: &Scene<'_>, members: BTreeSet<NodeName>) -> Rule {
     let acks = Rule::acks_of(scene.spec.primary.nodes).min(members.len());
     Rule::any(acks, members).unwrap_or_else(|_| Rule::alone())
 }
@@ -58,8 +63,12 @@ pub(super) fn next(scene: &Scene<'_>) -> (Option<Course>, Vec<(Work, Until)>) {
             let next = decree.amended(|next| {
                 next.rule = joint.clone();
                 next.joint = None;
+                next.superseded.clear();
             });
             return (Some(Course::Decide(Box::new(next), Why::RuleChanged)), holds);
+        }
+        if let Some((next, why)) = turned(scene, joint) {
+            return (Some(Course::Decide(Box::new(next), why)), holds);
         }
         holds.push((Work::Rule, Until::RuleInEffect { rule: joint.clone() }));
         return (None, holds);
@@ -135,20 +144,54 @@ fn mode(scene: &Scene<'_>) -> Change {
     }
 }
 
-/// The widest rule that `durability` asks for and the standbys allow.
+/// A change to a rule that waits for standbys that were lost is turned to another rule, which may be the one before it.
+/// Whatever was acknowledged meanwhile was acknowledged by one of those on record: each of them has to be revoked before
+/// anybody else is promoted, until the last one is in effect everywhere and has all that came before it (rule R13).
+fn turned(scene: &Scene<'_>, joint: &Rule) -> Change {
+    let there = joint.members().iter().filter(|name| !scene.is_gone(name, gone_after(scene))).count();
+    if there >= joint.acks() || scene.decree.mode == CommitMode::Asynchronous {
+        return None;
+    }
+    let next = match scene.spec.durability {
+        Durability::Async => Rule::alone(),
+        Durability::Quorum | Durability::QuorumAvailable => wanted(scene, &mut Vec::new())?,
+    };
+    (next != *joint).then(|| {
+        let turn = |record: &mut Decree| {
+            record.superseded.retain(|rule| rule != joint);
+            record.superseded.push(joint.clone());
+            record.joint = Some(next);
+        };
+        (scene.decree.amended(turn), Why::RuleChange)
+    })
+}
+
+/// Who is not there just now is waited for, for a while: shorter where writes shall not wait (§2.6, "degrade_after").
+fn gone_after(scene: &Scene<'_>) -> Duration {
+    match scene.spec.durability {
+        Durability::QuorumAvailable => scene.timing().ttl * 2,
+        Durability::Quorum | Durability::Async => GONE_AFTER,
+    }
+}
+
 fn rule(scene: &Scene<'_>, holds: &mut Vec<(Work, Until)>) -> Change {
     let decree = scene.decree;
     if decree.mode == CommitMode::Asynchronous || scene.spec.durability == Durability::Async {
         return None;
     }
+    let next = wanted(scene, holds).filter(|next| *next != decree.rule)?;
+    Some((decree.amended(|record| record.joint = Some(next)), Why::RuleChange))
+}
+
+/// The widest rule that `durability` asks for and the standbys allow.
+fn wanted(scene: &Scene<'_>, holds: &mut Vec<(Work, Until)>) -> Option<Rule> {
+    let decree = scene.decree;
     let old = decree.rule.members();
     let is_standby = |name: &&NodeName| **name != decree.primary && scene.is_eligible(name);
     let admitted: BTreeSet<NodeName> =
         decree.members.keys().filter(is_standby).filter(|name| scene.is_admitted(name)).cloned().collect();
     let available = scene.spec.durability == Durability::QuorumAvailable;
-    // Who is not there just now is waited for, for a while: shorter where writes shall not wait (§2.6, "degrade_after").
-    let gone_after = if available { scene.timing().ttl * 2 } else { GONE_AFTER };
-    let kept = old.iter().filter(is_standby).filter(|name| !scene.is_gone(name, gone_after)).cloned();
+    let kept = old.iter().filter(is_standby).filter(|name| !scene.is_gone(name, gone_after(scene))).cloned();
     let members: BTreeSet<NodeName> = admitted.iter().cloned().chain(kept).collect();
     let wanted = Rule::acks_of(scene.spec.primary.nodes);
     let there = admitted.len();
@@ -169,7 +212,7 @@ fn rule(scene: &Scene<'_>, holds: &mut Vec<(Work, Until)>) -> Change {
             Rule::any(acks, members).ok()?
         }
         // Alone, but only if the record says so first, and while it is sure that this primary leads.
-        true if old.is_empty() => return None,
+        true if old.is_empty() => Rule::alone(),
         true if available || scene.spec.primary.nodes == 1 => {
             let leased = scene.leading().is_some_and(|leading| leading.gate == Gate::Open);
             leased.then(Rule::alone)?
@@ -178,8 +221,7 @@ fn rule(scene: &Scene<'_>, holds: &mut Vec<(Work, Until)>) -> Change {
     };
     // A rule grows by standbys that are there, so that no commit waits for one that is not.
     let grows_by_absent = next.members().difference(old).any(|name| !admitted.contains(name));
-    (next != decree.rule && !grows_by_absent)
-        .then(|| (decree.amended(|record| record.joint = Some(next)), Why::RuleChange))
+    (!grows_by_absent).then_some(next)
 }
 
 /// Asynchronous mode: a candidate is added at the primary first, and removed on record first (FAILOVER §2).
