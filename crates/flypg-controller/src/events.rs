@@ -98,6 +98,8 @@ pub fn read(dir: &Path, cluster: &ClusterName) -> Result<Vec<Event>, LineError> 
             events.extend(serde_json::from_str::<Event>(&line));
         }
     }
+    // The tasks of a cluster each tell of a moment that began before what another one has written down meanwhile.
+    events.sort_by_key(|event| event.at);
     Ok(events)
 }
 
