@@ -332,18 +332,16 @@ pub fn tree(machine: &str) -> Vec<(i32, String)> {
     found.into_iter().map(|pid| (pid, line(pid))).collect()
 }
 
-/// Runs a command to its end without holding up the runtime.
-pub async fn run(mut command: Command) -> Ran {
-    tokio::task::spawn_blocking(move || {
-        let Output { status, stdout, stderr } = command.output().expect("it can be started");
-        Ran {
-            code: status.code().unwrap_or(-1),
-            stdout: String::from_utf8_lossy(&stdout).into_owned(),
-            stderr: String::from_utf8_lossy(&stderr).into_owned(),
-        }
-    })
-    .await
-    .expect("it was not cancelled")
+/// Runs a command to its end without holding up the runtime. Whoever stops waiting for it ends it.
+pub async fn run(command: Command) -> Ran {
+    let mut command = tokio::process::Command::from(command);
+    let output = command.stdin(Stdio::null()).kill_on_drop(true).output().await;
+    let Output { status, stdout, stderr } = output.expect("it can be started");
+    Ran {
+        code: status.code().unwrap_or(-1),
+        stdout: String::from_utf8_lossy(&stdout).into_owned(),
+        stderr: String::from_utf8_lossy(&stderr).into_owned(),
+    }
 }
 
 /// Starts a command that goes on; its output is kept in `log`.
