@@ -6,7 +6,7 @@ use flypg_core::spec::Durability;
 use crate::setup::{Fault, Setup};
 use crate::time::{ms, secs};
 
-/// The rules that have a family of their own.
+/// The rules whose families seeds are drawn from, beside the swarm. One more here, and every seed tells another story.
 pub const FAMILIES: [&str; 18] = [
     "R2", "R3", "R4", "R6", "R7", "R8", "R9", "R11", "R12", "R13", "R14", "R15", "R16", "R17", "R18", "R20", "F1", "F2",
 ];

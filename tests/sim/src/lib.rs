@@ -51,10 +51,10 @@ pub fn tell(seed: u64) -> Outcome {
 
 /// A run of the family of seeds that a rule is missed in most.
 pub fn run_for(rule: &str, seed: u64) -> Outcome {
-    World::new(Setup::of(rule, seed), false).run()
+    World::new(Setup::hunting(rule, seed), false).run()
 }
 
 /// The same run, with its story.
 pub fn tell_for(rule: &str, seed: u64) -> Outcome {
-    World::new(Setup::of(rule, seed), true).run()
+    World::new(Setup::hunting(rule, seed), true).run()
 }

@@ -110,6 +110,8 @@ pub struct Setup {
     pub controllers: usize,
     /// [`Fault::VolumeRestored`] hits the primary, and nobody else.
     pub restores_primary: bool,
+    /// A person promotes another copy by hand while somebody takes over: it takes the number that was just given out.
+    pub meddles: bool,
     /// That WAL goes which a node needs that the list of Machines lacked is a violation, too.
     pub blames_lists: bool,
     /// Postgres by itself: no agents, and nothing is judged ([`crate::Bare`]).
@@ -177,6 +179,7 @@ impl Setup {
             nodes,
             controllers: *rng.pick(&[1, 1, 2]),
             restores_primary: rng.chance(5_000),
+            meddles: false,
             blames_lists: false,
             bare: false,
             proves: rng.chance(8_000),
@@ -211,6 +214,16 @@ impl Setup {
             self.spec.deletion = Deletion::Delete;
         }
         self
+    }
+
+    /// A run of that family in which the rule is missed sooner still: what seeds stand for is drawn without this.
+    pub fn hunting(rule: &str, seed: u64) -> Self {
+        let mut setup = Self::of(rule, seed);
+        if rule == "R9" {
+            setup.meddles = true;
+            setup.faults = vec![(Fault::Switchover, 5), (Fault::VmCrash, 2)];
+        }
+        setup
     }
 
     /// A run of the family of seeds that a rule is missed in most.

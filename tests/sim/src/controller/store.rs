@@ -5,6 +5,8 @@ use flypg_core::mutant;
 use flypg_core::protocol::Lsn;
 
 use super::ControllerEvent;
+use crate::nemesis::Blow;
+use crate::setup::Fault;
 use crate::time::{Time, ms};
 use crate::world::{Event, World};
 
@@ -99,7 +101,12 @@ impl World {
                 let same = term == self.store.term && self.store.record == instead_of;
                 let taken = same || mutant::off("R1");
                 if taken {
+                    let promotes = decree.promotion().is_some();
                     let before = self.store.record.replace(*decree);
+                    if promotes && self.setup.meddles && self.now < self.setup.quiet {
+                        let soon = self.rng.within(0..ms(400));
+                        self.after(soon, Event::Nemesis(Blow::Begin(Fault::PromotedByHand)));
+                    }
                     self.check_record(before.as_ref());
                 }
                 Answer::Decided(taken)

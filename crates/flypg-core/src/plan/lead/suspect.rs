@@ -118,7 +118,7 @@ fn of_who_answers(scene: &Scene<'_>) -> Opinion {
 fn waits_in_vain(scene: &Scene<'_>) -> bool {
     let decree = scene.decree;
     let rule = decree.rule_told();
-    if decree.mode != CommitMode::Synchronous || rule.acks() == 0 || scene.epoch_age() < CONFIRM_LIMIT {
+    if decree.mode != CommitMode::Synchronous || rule.acks() == 0 || scene.decided_ago() < CONFIRM_LIMIT {
         return false;
     }
     // One whose data are gone, or went another way, is made anew from this very primary, and acknowledges then.

@@ -90,7 +90,7 @@ fn a_candidate_that_waits_for_who_is_gone_is_recruited_and_waits_for_who_is_ther
     candidate.standing = Standing::Leading(Leading { start: Some(Lsn(0)), ..Leading::default() });
     back(&mut story.world, "ord-1");
     silent(&mut story.world, "ord-3");
-    story.world.watch.epoch_since = Some((epoch, story.world.watch.now));
+    story.world.watch.revision_since = Some((story.decree().revision, story.world.watch.now));
     let suspects = |plan: &Plan| decided(plan).is_some_and(|(decree, _)| decree.epoch > epoch);
     assert!(!suspects(&story.plan()), "it has only begun");
     later(&mut story.world, 31);
