@@ -162,3 +162,41 @@ fn a_position_from_before_this_controller_led_bounds_no_loss() {
         assert_eq!(waits(&plan).contains(&&unknown), !bounded, "{:?}", plan.holds);
     }
 }
+
+/// It went down before it was promoted, and came back: nobody else has what it has.
+#[test]
+fn a_candidate_that_never_was_promoted_can_be_chosen_again() {
+    let mut story = Story::of(2, "quorum-available");
+    let id = machine(&story.world, "ord-1");
+    let at = story.world.watch.now;
+    story.world.watch.stopped.insert(id, Stopped { at });
+    silent(&mut story.world, "ord-1");
+    for _ in 0..20 {
+        for step in &story.plan().steps {
+            plan::apply(&mut story.world, &step.action, NOW);
+        }
+        if matches!(story.decree().stage, Stage::Promoting { .. }) {
+            break;
+        }
+    }
+    let promotion = story.decree().promotion().cloned().unwrap_or_else(|| panic!("{:?}", story.decree()));
+    let permission = promotion.permission;
+    assert_eq!(promotion.timeline, 2);
+    assert_eq!(permission.candidate, node("ord-2"));
+    // Another attempt began; what it says is what it said when it was chosen.
+    let again = story.decree().amended(|next| next.epoch = next.epoch.next());
+    let (epoch, history) = (again.epoch, again.lineage.branches()[0].timeline);
+    story.world.record = Seen::at(NOW, Some(again));
+    let report = report(&mut story.world, "ord-2");
+    let history = History { timeline: history, switches: vec![], markers: vec![] };
+    report.promised = epoch;
+    report.standing = Standing::Recruited { end: Some(End { history, lsn: permission.position.lsn }) };
+    let plan = story.plan();
+    let chosen = plan.steps.iter().find_map(|step| match &step.action {
+        Action::Decide { decree, .. } => Some(decree),
+        _ => None,
+    });
+    let chosen = chosen.unwrap_or_else(|| panic!("{plan:?}"));
+    assert_eq!(chosen.promotion().map(|promotion| promotion.timeline), Some(3));
+    assert_eq!((&chosen.primary, chosen.reign), (&node("ord-2"), epoch));
+}
