@@ -52,6 +52,20 @@ impl Story {
         story
     }
 
+    /// Three nodes, the first of which is proven to be stopped: the second is chosen, and is not promoted yet.
+    fn of_a_candidate() -> Self {
+        let mut story = Self::of(3, "quorum");
+        let (id, at) = (machine(&story.world, "ord-1"), story.world.watch.now);
+        story.world.watch.stopped.insert(id, Stopped { at });
+        silent(&mut story.world, "ord-1");
+        while story.decree().promotion().is_none() {
+            for step in &story.plan().steps {
+                plan::apply(&mut story.world, &step.action, NOW);
+            }
+        }
+        story
+    }
+
     fn plan(&self) -> Plan {
         plan::plan(&self.spec, &self.world, NOW)
     }

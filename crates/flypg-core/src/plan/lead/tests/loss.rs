@@ -38,15 +38,7 @@ fn a_primary_that_may_need_no_lease_is_not_replaced_by_an_order_without_its_own_
 /// Until the marker of a promotion is confirmed, the candidate's may be the only copy but for the old primary's.
 #[test]
 fn only_whom_an_unconfirmed_primary_waits_for_is_remade_for_it() {
-    let mut story = Story::of(3, "quorum");
-    let (id, at) = (machine(&story.world, "ord-1"), story.world.watch.now);
-    story.world.watch.stopped.insert(id, Stopped { at });
-    silent(&mut story.world, "ord-1");
-    while story.decree().promotion().is_none() {
-        for step in &story.plan().steps {
-            plan::apply(&mut story.world, &step.action, NOW);
-        }
-    }
+    let mut story = Story::of_a_candidate();
     let (epoch, members) = (story.decree().epoch, story.decree().rule_told().members().clone());
     assert_eq!((&story.decree().primary, members), (&node("ord-2"), [node("ord-3")].into()));
     let candidate = report(&mut story.world, "ord-2");

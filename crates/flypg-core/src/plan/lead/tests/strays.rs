@@ -74,15 +74,7 @@ fn a_copy_that_was_promoted_by_hand_leads_only_by_order() {
 /// it may have acknowledged until then only it has, so whoever comes next must have all of that (rule R10).
 #[test]
 fn a_candidate_that_waits_for_who_is_gone_is_recruited_and_waits_for_who_is_there() {
-    let mut story = Story::of(3, "quorum");
-    let (id, at) = (machine(&story.world, "ord-1"), story.world.watch.now);
-    story.world.watch.stopped.insert(id, Stopped { at });
-    silent(&mut story.world, "ord-1");
-    while story.decree().promotion().is_none() {
-        for step in &story.plan().steps {
-            plan::apply(&mut story.world, &step.action, NOW);
-        }
-    }
+    let mut story = Story::of_a_candidate();
     let (epoch, reign) = (story.decree().epoch, story.decree().reign);
     assert_eq!(story.decree().joint, Rule::any(1, [node("ord-3")].into()).ok());
     let candidate = report(&mut story.world, "ord-2");
