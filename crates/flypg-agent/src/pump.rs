@@ -256,7 +256,7 @@ fn step(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use std::sync::Arc;
 
     use flypg_core::decree::Epoch;
@@ -270,7 +270,8 @@ mod tests {
     use crate::gate::{Capacity, Gate, Leave};
     use crate::server_log::ServerLog;
 
-    async fn pair() -> (TcpStream, TcpStream) {
+    /// Both ends of a connection.
+    pub(crate) async fn pair() -> (TcpStream, TcpStream) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let (near, far) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
         (near.unwrap(), far.unwrap().0)
